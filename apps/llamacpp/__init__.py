@@ -1,0 +1,1 @@
+"""llama.cpp Model Deployment: GGUF models on llama.cpp's server."""

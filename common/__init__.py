@@ -1,0 +1,1 @@
+"""What the apps share: options, models, engines, gateway, telemetry, the ClearML side, the command line."""

@@ -1,0 +1,1 @@
+"""Running inference engines: what an engine is, and the processes that run it."""

@@ -1,0 +1,49 @@
+"""Metadata and dependencies of clearml-deploy; tool settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="clearml-deploy",
+    version="0.1.0",
+    description="Deploy LLMs from ClearML tasks as OpenAI-compatible endpoints",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.10",
+    packages=find_packages(include=["apps", "apps.*", "common", "common.*"]),
+    package_data={"common": ["py.typed"], "apps": ["py.typed"]},
+    install_requires=[
+        "aiohttp>=3.11",
+        "clearml>=2.1.0",
+        "click>=8.1",
+        "filelock>=3.13",
+        "huggingface-hub>=0.30",
+        "nvidia-ml-py>=12.560",
+        "prometheus-client>=0.20",
+        "psutil>=5.9",
+        "pydantic>=2.9",
+        "requests>=2.31",
+        "rich>=13.7",
+    ],
+    extras_require={
+        # The prebuilt wheel: no compiler. The native llama-server is used instead where it exists.
+        "llamacpp": ["xllamacpp>=2026.9"],
+        "agent": ["clearml-agent>=3.0", "virtualenv>=20.26"],
+        "local": ["PyJWT>=2.8"],
+        "dev": [
+            "gguf>=0.19",
+            "jsonschema>=4.22",
+            "mypy>=1.13",
+            "openai>=2.0",
+            "pytest>=8.3",
+            "pytest-asyncio>=0.25",
+            "pytest-timeout>=2.3",
+            "ruff>=0.14",
+            "types-jsonschema>=4.22",
+            "types-psutil>=6.0",
+            "types-requests>=2.31",
+        ],
+    },
+    entry_points={"console_scripts": ["clearml-deploy=common.cli.main:main"]},
+)
