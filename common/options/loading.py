@@ -1,0 +1,290 @@
+"""Hyperparameters to settings: all problems of a configuration found in one pass.
+
+Values arrive as strings (ClearML stores strings) or, from a JSON file, typed. Empty means not set.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from common.errors import ConfigurationError, Problem
+from common.options.declaration import Option, OptionGroup
+from common.options.settings import AppSettings, ModelOptions
+
+# Sections that ClearML or this program writes, never the user's options.
+FOREIGN_SECTIONS = frozenset({"Status", "properties", "Args", "Hydra", "Datasets"})
+MODELS_PATH = "Models/models"
+
+SettingsT = TypeVar("SettingsT", bound="AppSettings[Any, Any]")
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[SettingsT]):
+    """Settings, and what the user should know about how they were read."""
+
+    settings: SettingsT
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass
+class _Reading:
+    """Problems and warnings collected while one configuration is read."""
+
+    options: tuple[Option, ...]
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def option(self, path: str) -> Option | None:
+        return next((option for option in self.options if option.path == path), None)
+
+    def add(self, path: str, message: str, value: Any = None, *, shown: str | None = None) -> None:
+        declared = self.option(path)
+        hidden = declared is not None and (declared.secret or declared.name == "cli")
+        self.problems.append(
+            Problem(
+                message,
+                title=declared.title if declared else "",
+                path=shown or path,
+                value=None if hidden else value,
+            )
+        )
+
+
+def load_settings(cls: type[SettingsT], parameters: Mapping[str, Any]) -> Loaded[SettingsT]:
+    """Validate an instance's parameters.
+
+    Args:
+        cls: The app's settings class.
+        parameters: ``Section/name`` to value, strings or typed; ``Models/models`` is a JSON list or a
+            list of objects.
+
+    Returns:
+        The settings and warnings.
+
+    Raises:
+        ConfigurationError: With every problem there is.
+    """
+    reading = _Reading(tuple(cls.options(entry=False)))
+    given = {path: value for path, value in parameters.items() if not _is_empty(value)}
+    _check_names(reading, given)
+    groups = {
+        name: _load_group(reading, group, given) for name, group in cls.group_types().items()
+    }
+    models = _load_models(reading, cls, given)
+    reading.problems += cls.cross_problems([(where, model) for where, model in models if model])
+    if reading.problems:
+        raise ConfigurationError(reading.problems)
+    settings = cls.model_construct(models=tuple(model for _, model in models), **groups)
+    return Loaded(settings, tuple(reading.warnings))
+
+
+def flatten_config(document: Any) -> dict[str, Any]:
+    """Turn a configuration file's JSON into parameters.
+
+    Accepted: ``{"Section/name": value}``, ``{"Section": {"name": value}}`` and a top-level ``models`` list.
+
+    Raises:
+        ConfigurationError: Not an object.
+    """
+    if not isinstance(document, dict):
+        raise ConfigurationError([Problem("the configuration must be a JSON object")])
+    parameters: dict[str, Any] = {}
+    for key, value in document.items():
+        if key == "models":
+            parameters[MODELS_PATH] = value
+        elif isinstance(value, dict):
+            parameters.update({f"{key}/{name}": item for name, item in value.items()})
+        else:
+            parameters[key] = value
+    return parameters
+
+
+def render_value(value: Any) -> str:
+    """Write a typed value the way ClearML stores it, as a string."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A clause naming the known name closest to a misspelt one, or an empty string."""
+    candidates = list(known)
+    lowered = {candidate.lower(): candidate for candidate in candidates}
+    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
+    return f'; did you mean "{lowered[close[0]]}"?' if close else ""
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _check_names(reading: _Reading, given: Mapping[str, Any]) -> None:
+    known = {option.path for option in reading.options}
+    aliases = {f"Model/{option.name}" for option in reading.options if option.per_model}
+    for path, value in given.items():
+        section = path.partition("/")[0]
+        if section in FOREIGN_SECTIONS or path in known or path in aliases or path == MODELS_PATH:
+            continue
+        reading.add(path, f"there is no such parameter{nearest(path, known | {MODELS_PATH})}", value)
+
+
+def _load_group(
+    reading: _Reading, group: type[OptionGroup], given: Mapping[str, Any]
+) -> OptionGroup | None:
+    prefix = f"{group.section}/"
+    raw = {
+        path.removeprefix(prefix): value
+        for path, value in given.items()
+        if path.startswith(prefix) and path.removeprefix(prefix) in group.model_fields
+    }
+    return _validate(reading, group, raw, lambda name: f"{prefix}{name}", None)
+
+
+def _load_models(
+    reading: _Reading, cls: type[AppSettings[Any, Any]], given: Mapping[str, Any]
+) -> list[tuple[str, ModelOptions | None]]:
+    model_type: type[ModelOptions] = cls.model_type()
+    flat = _flat_model(reading, given)
+    entries = _models_list(reading, given.get(MODELS_PATH))
+    if entries is None:  # the list itself is broken; that problem is reported already
+        return []
+    if entries:
+        if flat:
+            names = ", ".join(sorted(_own_path(reading, name) for name in flat))
+            reading.warnings.append(f"{MODELS_PATH} is set: these are ignored: {names}")
+        return [
+            (where, _load_listed_model(reading, model_type, entry, where))
+            for where, entry in ((f"{MODELS_PATH}[{i}]", entry) for i, entry in enumerate(entries))
+        ]
+    if "model" not in flat:
+        reading.add(
+            "Model/model",
+            "is required: a ClearML model ID, a Hugging Face file such as "
+            "provider/repo/path/to/model.gguf, or a local path",
+        )
+        return []
+    where = "Model"
+    path_of = lambda name: _own_path(reading, name)  # noqa: E731
+    return [(where, _validate(reading, model_type, flat, path_of, None))]
+
+
+def _flat_model(reading: _Reading, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The one model described by the flat sections; a per-model option may also stand in ``Model/``."""
+    flat: dict[str, Any] = {}
+    for option in reading.options:
+        if not option.per_model:
+            continue
+        paths = dict.fromkeys((option.path, f"Model/{option.name}"))
+        values = {path: given[path] for path in paths if path in given}
+        if len(set(map(str, values.values()))) > 1:
+            reading.add(option.path, f"differs from the same option given as Model/{option.name}")
+        if values:
+            flat[option.name] = next(iter(values.values()))
+    return flat
+
+
+def _own_path(reading: _Reading, name: str) -> str:
+    return next((o.path for o in reading.options if o.per_model and o.name == name), f"Model/{name}")
+
+
+def _models_list(reading: _Reading, value: Any) -> list[Any] | None:
+    if value is None:
+        return []
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            reading.problems.append(Problem(f"is not valid JSON: {error}", path=MODELS_PATH))
+            return None
+    if not isinstance(value, list):
+        message = 'must be a list of objects such as [{"model": "provider/repo/file.gguf"}]'
+        reading.problems.append(Problem(message, path=MODELS_PATH))
+        return None
+    return value
+
+
+def _load_listed_model(
+    reading: _Reading, model_type: type[ModelOptions], entry: Any, where: str
+) -> ModelOptions | None:
+    if not isinstance(entry, dict):
+        reading.problems.append(Problem("must be an object", path=where, value=entry))
+        return None
+    known = model_type.model_fields
+    for name in entry:
+        if name not in known:
+            message = f"there is no such model option{nearest(name, known)}"
+            reading.problems.append(Problem(message, path=f"{where}.{name}", value=entry[name]))
+    raw = {name: value for name, value in entry.items() if name in known and not _is_empty(value)}
+    if "model" not in raw:
+        reading.add("Model/model", "is required", shown=f"{where}.model")
+    path_of = lambda name: _own_path(reading, name)  # noqa: E731
+    return _validate(reading, model_type, raw, path_of, where)
+
+
+GroupT = TypeVar("GroupT", bound=OptionGroup)
+
+
+def _validate(
+    reading: _Reading,
+    group: type[GroupT],
+    raw: Mapping[str, Any],
+    path_of: Any,
+    where: str | None,
+) -> GroupT | None:
+    """Validate one group; its problems are reported under the paths the user knows."""
+
+    def shown(name: str) -> str | None:
+        return f"{where}.{name}" if where else None
+
+    before = len(reading.problems)
+    instance: GroupT | None = None
+    try:
+        instance = group.model_validate(dict(raw))
+    except ValidationError as error:
+        for details in error.errors(include_url=False):
+            name = str(details["loc"][0]) if details["loc"] else ""
+            reading.add(path_of(name), _wording(details), raw.get(name), shown=shown(name))
+        # The fields that are right still take part in the checks between fields.
+        bad = {str(details["loc"][0]) for details in error.errors() if details["loc"]}
+        remaining = {name: value for name, value in raw.items() if name not in bad}
+        try:
+            checked = group.model_validate(remaining)
+        except ValidationError:
+            return None
+    else:
+        checked = instance
+    for problem in checked.problems():
+        reading.add(path_of(problem.path), problem.message, problem.value, shown=shown(problem.path))
+    return instance if len(reading.problems) == before else None
+
+
+def _wording(details: ErrorDetails) -> str:
+    """Say what is allowed, in the user's words instead of the validator's."""
+    kind, context = details["type"], details.get("ctx", {})
+    if kind == "literal_error":
+        return f"must be one of {context.get('expected', '')}".replace(" or ", ", ")
+    bounds = {
+        "greater_than_equal": ("at least", "ge"),
+        "greater_than": ("more than", "gt"),
+        "less_than_equal": ("at most", "le"),
+        "less_than": ("less than", "lt"),
+    }
+    if kind in bounds:
+        word, key = bounds[kind]
+        return f"must be {word} {context[key]}"
+    wanted = {"int": "a whole number", "float": "a number", "bool": "true or false", "finite": "a number"}
+    for prefix, noun in wanted.items():
+        if kind.startswith(prefix):
+            return f"must be {noun}"
+    return str(details["msg"])

@@ -1,0 +1,94 @@
+"""The validated settings of an app: its groups, its models, and the list of its options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from common.errors import Problem
+from common.options.declaration import Option, OptionGroup, describe_options
+from common.options.shared import GeneralOptions, IdleOptions, InstanceOptions
+
+
+@dataclass(frozen=True)
+class RequestLimits:
+    """What the gateway enforces for one model; None means no limit. Tokens are the engine's."""
+
+    max_concurrent_requests: int | None = None
+    max_input_tokens: int | None = None
+    max_total_tokens: int | None = None
+
+
+class ModelOptions(OptionGroup):
+    """Options of one model; apps add theirs. Every app's model has these names.
+
+    A subclass declares `model` and `model_endpoint_name` itself, since the form's order matters.
+    """
+
+    section: ClassVar[str] = "Model"
+
+    @property
+    def reference(self) -> str:
+        """The model reference as the user gave it."""
+        raise NotImplementedError
+
+    @property
+    def endpoint_name(self) -> str | None:
+        """The endpoint name that the user chose (its field, or the engine's flag in CLI), if any."""
+        raise NotImplementedError
+
+    @property
+    def limits(self) -> RequestLimits:
+        """What the gateway enforces for this model."""
+        return RequestLimits()
+
+
+ModelT = TypeVar("ModelT", bound=ModelOptions)
+GeneralT = TypeVar("GeneralT", bound=GeneralOptions)
+
+
+class AppSettings(BaseModel, Generic[ModelT, GeneralT]):
+    """Everything an instance was told, validated and frozen."""
+
+    model_config = ConfigDict(frozen=True)
+
+    models: tuple[ModelT, ...]
+    general: GeneralT
+    idle: IdleOptions = IdleOptions()
+
+    @classmethod
+    def model_type(cls) -> type[ModelT]:
+        """The class that declares the options of one model."""
+        declared = cls.model_fields["models"].annotation
+        model: type[ModelT] = declared.__args__[0]  # type: ignore[union-attr]
+        return model
+
+    @classmethod
+    def group_types(cls) -> dict[str, type[OptionGroup]]:
+        """The classes of the groups that are not per model, by field name."""
+        return {
+            name: info.annotation
+            for name, info in cls.model_fields.items()
+            if isinstance(info.annotation, type) and issubclass(info.annotation, OptionGroup)
+        }
+
+    @classmethod
+    def options(cls, *, entry: bool = True) -> Iterator[Option]:
+        """List every option in the order of the form.
+
+        Args:
+            entry: Also the instance's entry fields, which are no hyperparameters (empty `path`).
+        """
+        if entry:
+            yield from describe_options(InstanceOptions)
+        yield from describe_options(cls.model_type(), per_model=True)
+        for group in cls.group_types().values():
+            yield from describe_options(group)
+
+    @classmethod
+    def cross_problems(cls, models: Sequence[tuple[str, ModelT]]) -> list[Problem]:
+        """What is wrong between models; each comes with its path, such as ``Models/models[0]``."""
+        return []

@@ -1,0 +1,168 @@
+"""Options that every app has: the instance's entry fields, the gateway's own, memory, and idling."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import SecretStr
+
+from common.errors import Problem
+from common.options.declaration import OptionGroup, option
+
+AuthMode = Literal["api_key", "clearml", "gateway", "none"]
+
+
+class InstanceOptions(OptionGroup):
+    """What the form asks first; these are attributes of the ClearML task, not hyperparameters."""
+
+    instance_name: str | None = option(
+        "Instance Name", help="Name of the instance: the name of its ClearML task."
+    )
+    service_project: str | None = option(
+        "Service Project - Access Control",
+        named="Service Project",
+        help="The ClearML project that the instance's task is created in. Who may read the project may use "
+        "the instance, where the server has access control.",
+    )
+    queue: str | None = option(
+        "Queue",
+        required=True,
+        help="The ClearML queue to launch through; a clearml-agent must serve it.",
+    )
+
+
+class GeneralOptions(OptionGroup):
+    """Shared by all models of an instance, in every app."""
+
+    section: ClassVar[str] = "General"
+
+    gateway_route: str | None = option(
+        "AI Gateway Route",
+        named="Gateway Route",
+        help="Route that an administrator configured, to use as the endpoint. Empty: an ephemeral one. Only "
+        "on servers with the AI Application Gateway.",
+        placeholder="Choose a route, otherwise a dynamic route will be used",
+    )
+    hugging_face_token: SecretStr | None = option(
+        "Hugging Face Token",
+        secret=True,
+        help="Token for gated or private Hugging Face models. Whoever may read the task can read it: "
+        "prefer the variable HF_TOKEN in the worker's environment.",
+    )
+    auth: AuthMode | None = option(
+        "Auth",
+        help="Who may use the endpoints: api_key, clearml (a ClearML token that may read this task), "
+        "gateway (an AI Application Gateway in front has authenticated), none. Empty: gateway once the "
+        "server granted a route, else api_key.",
+    )
+    api_key: SecretStr | None = option(
+        "API Key",
+        secret=True,
+        help="Key that clients send as a bearer token. Empty: one is generated.",
+    )
+    host: str | None = option("Host", help="Address to listen on. Empty: all interfaces.")
+    port: str | None = option(
+        "Port",
+        help="Port, or a range such as 8800-8899 of which the first free one is used. Empty: the first "
+        "free one from 8800.",
+    )
+    public_url: str | None = option(
+        "Public URL",
+        help="URL under which clients reach this instance, when it is not the worker's address and port.",
+    )
+    drain_seconds: float | None = option(
+        "Drain (Seconds)",
+        ge=0,
+        le=1500,
+        help="How long running requests may go on after the instance was told to stop. Default 30.",
+    )
+    max_body_mib: float | None = option(
+        "Max Body (MiB)", gt=0, help="Largest request body in MiB. Default 64."
+    )
+
+    def problems(self) -> list[Problem]:
+        """Port ranges and URLs that cannot be used."""
+        found = super().problems()
+        try:
+            self.ports()
+        except ValueError as error:
+            found.append(Problem(str(error), path="port", value=self.port))
+        if self.public_url and not self.public_url.startswith(("http://", "https://")):
+            message = "must start with http:// or https://"
+            found.append(Problem(message, path="public_url", value=self.public_url))
+        return found
+
+    def ports(self) -> range:
+        """Ports to try in order.
+
+        Raises:
+            ValueError: Not a port or a range of ports.
+        """
+        if not self.port:
+            return range(8800, 8900)
+        first, dash, last = (part.strip() for part in self.port.partition("-"))
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ValueError("must be a port such as 8800 or a range such as 8800-8899")
+        low, high = int(first), int(last) if dash else int(first)
+        if not (1 <= low <= high <= 65535):
+            raise ValueError("ports are from 1 to 65535, the lower one first")
+        return range(low, high + 1)
+
+
+class MemoryOptions(OptionGroup):
+    """How several models share the memory of a worker."""
+
+    section: ClassVar[str] = "General"
+
+    enable_automatic_cpu_offloading: bool | None = option(
+        "Enable Automatic CPU Offloading",
+        help="Several models share the GPUs: idle ones are moved to CPU RAM. If Max CUDA Memory exceeds "
+        "the GPUs, the surplus lives in CPU RAM.",
+    )
+    enable_disk_swapping: bool | None = option(
+        "Enable Disk Swapping",
+        help="Several models share the GPUs: idle ones are stopped and loaded again from disk. Not "
+        "together with Enable Automatic CPU Offloading.",
+    )
+    max_cuda_memory_gib: float | None = option(
+        "Max CUDA Memory (GiB)",
+        gt=0,
+        help="CUDA memory in GiB that the instance may use. It may exceed the hardware, on x86-64 only: "
+        "the surplus lives in CPU RAM.",
+    )
+    cuda_memory_manager_minimum_threshold: int | None = option(
+        "CUDA Memory Manager Minimum Threshold",
+        ge=-1,
+        help="Largest allocation in KB that is never moved to CPU RAM. Default -1 on one GPU, 66000 on "
+        "several.",
+    )
+
+    def problems(self) -> list[Problem]:
+        """The two ways to offload exclude each other."""
+        found = super().problems()
+        if self.enable_automatic_cpu_offloading and self.enable_disk_swapping:
+            message = (
+                'cannot be on together with "Enable Automatic CPU Offloading" '
+                "(General/enable_automatic_cpu_offloading): switch this one off to keep idle models in "
+                "CPU RAM, or the other one to keep them on disk"
+            )
+            found.append(Problem(message, path="enable_disk_swapping", value=True))
+        return found
+
+
+class IdleOptions(OptionGroup):
+    """When the instance counts as idle, and what it does then."""
+
+    section: ClassVar[str] = "Idle"
+
+    idle_time_limit_hours: float | None = option(
+        "Idle Time Limit (Hours)",
+        ge=0,
+        help="After so many hours without a request the instance shuts down. Empty or 0: never.",
+    )
+    last_action_report_interval_seconds: float | None = option(
+        "Last Action Report Interval (Seconds)",
+        gt=0,
+        help="How often the last activity is reported, so that an instance whose machine metrics are low "
+        "is not taken for idle. Default 600.",
+    )

@@ -1,0 +1,89 @@
+"""What an app provides: its settings and its engine. Everything else is common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from common.engines.contract import EngineAddress, EngineCommand, EngineProgram
+from common.errors import Problem
+from common.models.fetch import ModelFiles
+from common.options.settings import AppSettings, ModelOptions
+
+AnySettings = AppSettings[Any, Any]
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """One model of the instance, resolved far enough to write its command.
+
+    Attributes:
+        name: Endpoint name, unique in the instance.
+        where: Path of the model in the parameters (``Model`` or ``Models/models[1]``), for messages.
+        options: The validated options of this model.
+        files: The model's files; placeholders when the command is only shown.
+        address: Where its engine will listen.
+        threads: CPU threads this engine may use when its options do not say.
+    """
+
+    name: str
+    where: str
+    options: ModelOptions
+    files: tuple[Path, ...]
+    address: EngineAddress
+    threads: int
+
+
+class InstalledEngine(EngineProgram, Protocol):
+    """One engine found on this machine."""
+
+    @property
+    def version(self) -> str:
+        """Version as the engine gives it, such as ``b7000``; empty when unknown."""
+
+    @property
+    def listens_on_sockets(self) -> bool:
+        """Whether it can listen on a Unix socket, which is preferred."""
+
+    def check(self, where: str, model: ModelOptions, settings: AnySettings) -> list[Problem]:
+        """Problems of one model that only the engine's own flags can tell (CLI), before any download."""
+
+    def command(self, plan: ModelPlan, settings: AnySettings) -> EngineCommand:
+        """Write the command for one model: pure."""
+
+
+class App(Protocol):
+    """One of the apps, as the runtime, the launcher and the command line use it."""
+
+    @property
+    def name(self) -> str:
+        """``llamacpp``, ``vllm`` or ``legacy_model``: the package is ``apps.<name>``."""
+
+    @property
+    def title(self) -> str:
+        """The application's title, such as ``llama.cpp Model Deployment``."""
+
+    @property
+    def settings(self) -> type[AnySettings]:
+        """Declares its options."""
+
+    @property
+    def wants(self) -> Literal["gguf", "repository"]:
+        """What the engine loads: GGUF files, or a whole repository."""
+
+    def find_engine(self, settings: AnySettings, environ: Mapping[str, str]) -> InstalledEngine:
+        """Choose the engine on this machine; may run ``engine --version`` (call it in a thread).
+
+        Raises:
+            EngineMissingError: None is installed; says how to install one.
+        """
+
+    def inspect(self, plan: ModelPlan, files: ModelFiles, settings: AnySettings) -> Sequence[str]:
+        """Check a model's files before the engine sees them; returns lines for the console.
+
+        Raises:
+            ModelFormatError: Not what the engine can load.
+            CapacityError: It cannot fit into the worker's memory; says what would.
+        """
