@@ -1,0 +1,279 @@
+"""One engine as a child process: started under a guard, its output drained, ended for certain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.engines.console import LineSplitter, mask
+
+logger = logging.getLogger(__name__)
+
+Console = Callable[[str, str], None]
+"""Receives the model's name and one line of its engine's output."""
+
+TAIL_LINES = 200
+# Linux's default pipe is 64 KiB: an engine that prints while this program is busy would wait.
+PIPE_BYTES = 1 << 20
+# How long past the agreed grace the guard may take: KILL, and the kernel's freeing of tens of GB.
+GUARD_MARGIN_S = 5.0
+# How long output is still read once all processes are gone.
+DRAIN_S = 1.0
+# What the dynamic loader and the interpreter of the guard may need; the rest is the engine's.
+GUARD_ENV = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
+
+_GUARD = Path(__file__).with_name("guard.py")
+
+
+@dataclass(frozen=True)
+class ExitStatus:
+    """How an engine ended: with `code`, or by `signal`.
+
+    Attributes:
+        code: Its exit code; None when a signal ended it.
+        signal: The signal's number; None when it exited.
+        was_stopped: We asked it to end.
+    """
+
+    code: int | None = None
+    signal: int | None = None
+    was_stopped: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """One number, as a shell gives it: 128 + n for signal n."""
+        return 128 + (self.signal or 0) if self.code is None else self.code
+
+    def __str__(self) -> str:
+        if self.code is not None:
+            return f"exit code {self.code}"
+        try:
+            name = signal.Signals(self.signal or 0).name
+        except ValueError:
+            name = f"signal {self.signal}"
+        return f"exit code {self.exit_code}, killed by {name}"
+
+
+class _Output(asyncio.Protocol):
+    """Takes the engine's output off the pipe as it comes."""
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self._splitter = LineSplitter()
+        self._on_line = on_line
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        for line in self._splitter.feed(data):
+            self._on_line(line)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for line in self._splitter.flush():
+            self._on_line(line)
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
+class ChildProcess:
+    """An engine that runs under ``guard.py``; made by `spawn`.
+
+    Belongs to the event loop that made it. Dropping it without `stop` ends the engine, since the
+    guard then loses its control socket.
+    """
+
+    def __init__(self, name: str, console: Console, secrets: Collection[str]) -> None:
+        self.name = name
+        self.pid = 0
+        self.guard_pid = 0
+        self._console = console
+        self._secrets = tuple(secrets)
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._was_stopped = False
+        self._output_transport: asyncio.ReadTransport | None = None
+        self._watching: asyncio.Task[ExitStatus] | None = None
+
+    @classmethod
+    async def spawn(
+        cls,
+        name: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        console: Console,
+        cwd: Path | None = None,
+        secrets: Collection[str] = (),
+    ) -> ChildProcess:
+        """Start a program; returns once it is executing.
+
+        Args:
+            name: The model's name, given to `console` with each line.
+            argv: Program (looked up in `env`'s PATH) and arguments.
+            env: The whole environment of the engine.
+            console: Called in the event loop with each line of stdout and stderr; must not block.
+            cwd: Working directory; None keeps this process's.
+            secrets: Values to mask in the output.
+
+        Raises:
+            OSError: The program cannot be executed (``FileNotFoundError`` and so on).
+        """
+        child = cls(name, console, secrets)
+        await child._start(argv, env, cwd)
+        return child
+
+    def tail(self, count: int = TAIL_LINES) -> tuple[str, ...]:
+        """The last lines of output, at most 200, oldest first."""
+        return tuple(self._tail)[-count:]
+
+    async def wait(self) -> ExitStatus:
+        """Wait until the engine and everything that it started are gone and the output is read."""
+        assert self._watching is not None
+        return await asyncio.shield(self._watching)
+
+    async def stop(self, grace_s: float) -> ExitStatus:
+        """Ask the engine to end; after `grace_s` it and all its descendants are killed.
+
+        May be called again, also at the same time: the shortest grace counts. Returns at the latest
+        some seconds after the grace, even when the kernel cannot end a process.
+        """
+        assert self._watching is not None
+        self.request_stop(grace_s)
+        done, _ = await asyncio.wait({self._watching}, timeout=grace_s + GUARD_MARGIN_S)
+        if not done:
+            self._kill_all()
+            done, _ = await asyncio.wait({self._watching}, timeout=GUARD_MARGIN_S)
+        if not done:
+            self._say(f"process {self.pid} cannot be ended: it waits in the kernel")
+            return ExitStatus(signal=signal.SIGKILL, was_stopped=True)
+        return self._watching.result()
+
+    def request_stop(self, grace_s: float) -> None:
+        """Ask for `stop` without waiting; does not block and never fails."""
+        self._was_stopped = True
+        with contextlib.suppress(OSError):
+            self._control.send(f"stop {max(grace_s, 0.0):.3f}\n".encode())
+
+    async def _start(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path | None) -> None:
+        self._control, guard_end = socket.socketpair()
+        self._control.setblocking(False)
+        try:
+            await self._start_guard(guard_end)
+            await self._launch(argv, env, cwd)
+        except BaseException:
+            self._control.close()  # the guard ends by this
+            if self._output_transport is not None:
+                self._output_transport.close()
+            raise
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _start_guard(self, guard_end: socket.socket) -> None:
+        """Start the guard with its end of the control socket, and read its and the engine's output."""
+        output_fd, output_in_child = os.pipe()
+        with contextlib.suppress(OSError, AttributeError):
+            fcntl.fcntl(output_fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)  # type: ignore[attr-defined,unused-ignore]
+        output = os.fdopen(output_fd, "rb", buffering=0)
+        try:
+            self._guard = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", str(_GUARD)),
+                *(str(guard_end.fileno()), str(os.getpid())),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output_in_child,
+                stderr=output_in_child,
+                pass_fds=(guard_end.fileno(),),
+                start_new_session=True,
+                env={key: os.environ[key] for key in GUARD_ENV if key in os.environ},
+            )
+        except BaseException:
+            output.close()
+            raise
+        finally:
+            guard_end.close()
+            os.close(output_in_child)
+        self.guard_pid = self._guard.pid
+        self._output_transport, self._output = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: _Output(self._on_line), output
+        )
+
+    async def _launch(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path | None) -> None:
+        """Tell the guard what to run; raises what came of it."""
+        fields = [
+            os.fsencode(cwd or ""),
+            str(len(argv)).encode(),
+            *(os.fsencode(arg) for arg in argv),
+            *(os.fsencode(f"{key}={value}") for key, value in env.items()),
+        ]
+        if any(b"\0" in field for field in fields):
+            raise ValueError("an argument or variable of the engine holds a NUL character")
+        message = b"\0".join(fields)
+        loop = asyncio.get_running_loop()
+        self._received = b""
+        try:
+            await loop.sock_sendall(self._control, f"{len(message)}\n".encode() + message)
+        except ConnectionError:
+            pass  # the guard ended: the missing answer says so
+        word, _, number = (await self._read_report()).partition(" ")
+        if word == "started":
+            self.pid = int(number)
+            return
+        await self._guard.wait()
+        error = int(number or 0)
+        raise OSError(error, os.strerror(error) if error else "the guard ended", argv[0])
+
+    async def _read_report(self) -> str:
+        """Read the guard's next line; empty at its end."""
+        loop = asyncio.get_running_loop()
+        while b"\n" not in self._received:
+            try:
+                data = await loop.sock_recv(self._control, 4096)
+            except ConnectionError:
+                data = b""
+            if not data:
+                return ""
+            self._received += data
+        line, _, self._received = self._received.partition(b"\n")
+        return line.decode()
+
+    async def _watch(self) -> ExitStatus:
+        """Follow the engine to its end; the only reader of the guard's reports."""
+        code: int | None = None
+        number: int | None = signal.SIGKILL
+        while report := await self._read_report():
+            word, _, value = report.partition(" ")
+            code, number = (int(value), None) if word == "exited" else (None, int(value))
+        await self._guard.wait()
+        # Only now may the descriptor be closed: until here the guard could still be told to hurry.
+        self._control.close()
+        if self._guard.returncode and self._guard.returncode < 0:
+            # The guard was killed. The engine dies with it; its group may not.
+            self._kill_all()
+        await asyncio.wait({self._output.ended}, timeout=DRAIN_S)
+        if self._output_transport is not None:
+            self._output_transport.close()
+        return ExitStatus(code, number, self._was_stopped)
+
+    def _kill_all(self) -> None:
+        """Kill the engine's process group and the guard, as a last resort."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        if self._guard.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._guard.kill()
+
+    def _on_line(self, line: str) -> None:
+        line = mask(line, self._secrets)
+        self._tail.append(line)
+        self._say(line)
+
+    def _say(self, line: str) -> None:
+        try:
+            self._console(self.name, line)
+        except Exception:
+            logger.exception("the console refused a line of %s", self.name)
