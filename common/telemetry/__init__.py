@@ -1,0 +1,1 @@
+"""What happened: one record per request, and the exporters that read them."""
