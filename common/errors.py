@@ -128,10 +128,17 @@ class RequestError(UserError):
 
 
 class CapacityError(DeployError):
-    """There is not enough of something (disk, memory, slots); smaller or later may work."""
+    """There is not enough of something (disk, memory, slots); smaller or later may work.
+
+    `retry_after_s` is when, in seconds from now, where that can be told.
+    """
 
     code = "capacity"
     http_status = 503
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class EngineError(DeployError):
