@@ -298,7 +298,7 @@ class LlamaCppModel(ModelOptions):
                 found.append(Problem(str(error), path="model", value=self.model))
         wrong = check_endpoint_name(self.model_endpoint_name) if self.model_endpoint_name else None
         if wrong:
-            found.append(Problem(wrong, path="model_endpoint_name", value=self.model_endpoint_name))
+            found.append(Problem(f"cannot be served: {wrong}", path="model_endpoint_name", value=self.model_endpoint_name))
         return found + self._contradictions() + self._tensor_split_problems()
 
     @property
@@ -415,7 +415,7 @@ class LlamaCppSettings(AppSettings[LlamaCppModel, LlamaCppGeneral]):
                 continue
             wrong = check_endpoint_name(name)
             if wrong and not model.model_endpoint_name:
-                message = f'its endpoint name "{name}" {wrong}; set "Model Endpoint Name"'
+                message = f'cannot be served as "{name}": {wrong}; set "Model Endpoint Name"'
                 found.append(Problem(message, path=f"{where}.model", value=model.model))
             elif name in seen:
                 message = f'"{name}" is also the endpoint name of {seen[name]}; give one another name'

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -24,6 +24,10 @@ MODELS_PATH = "Models/models"
 
 SettingsT = TypeVar("SettingsT", bound="AppSettings[Any, Any]")
 
+# Path of a model, its options (those that are valid), the settings without models -> problems whose
+# `path` is a bare field name.
+ModelCheck = Callable[[str, ModelOptions, Any], list[Problem]]
+
 
 @dataclass(frozen=True)
 class Loaded(Generic[SettingsT]):
@@ -38,6 +42,7 @@ class _Reading:
     """Problems and warnings collected while one configuration is read."""
 
     options: tuple[Option, ...]
+    check: Callable[[str, ModelOptions], list[Problem]] = lambda where, model: []
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -57,13 +62,16 @@ class _Reading:
         )
 
 
-def load_settings(cls: type[SettingsT], parameters: Mapping[str, Any]) -> Loaded[SettingsT]:
+def load_settings(
+    cls: type[SettingsT], parameters: Mapping[str, Any], check: ModelCheck | None = None
+) -> Loaded[SettingsT]:
     """Validate an instance's parameters.
 
     Args:
         cls: The app's settings class.
         parameters: ``Section/name`` to value, strings or typed; ``Models/models`` is a JSON list or a
             list of objects.
+        check: Further checks of each model, such as its CLI against the engine's own flags.
 
     Returns:
         The settings and warnings.
@@ -77,6 +85,13 @@ def load_settings(cls: type[SettingsT], parameters: Mapping[str, Any]) -> Loaded
     groups = {
         name: _load_group(reading, group, given) for name, group in cls.group_types().items()
     }
+    if check is not None:
+        valid = {
+            name: group if group is not None else cls.group_types()[name]()
+            for name, group in groups.items()
+        }
+        partial = cls.model_construct(models=(), **valid)
+        reading.check = lambda where, model: check(where, model, partial)
     models = _load_models(reading, cls, given)
     reading.problems += cls.cross_problems([(where, model) for where, model in models if model])
     if reading.problems:
@@ -173,7 +188,6 @@ def _load_models(
             "is required: a ClearML model ID, a Hugging Face file such as "
             "provider/repo/path/to/model.gguf, or a local path",
         )
-        return []
     where = "Model"
     path_of = lambda name: _own_path(reading, name)  # noqa: E731
     return [(where, _validate(reading, model_type, flat, path_of, None))]
@@ -264,7 +278,8 @@ def _validate(
             return None
     else:
         checked = instance
-    for problem in checked.problems():
+    further = reading.check(where or "Model", checked) if isinstance(checked, ModelOptions) else []
+    for problem in [*checked.problems(), *further]:
         reading.add(path_of(problem.path), problem.message, problem.value, shown=shown(problem.path))
     return instance if len(reading.problems) == before else None
 
@@ -282,7 +297,7 @@ def _wording(details: ErrorDetails) -> str:
     }
     if kind in bounds:
         word, key = bounds[kind]
-        return f"must be {word} {context[key]}"
+        return f"must be {word} {context[key]:g}"
     wanted = {"int": "a whole number", "float": "a number", "bool": "true or false", "finite": "a number"}
     for prefix, noun in wanted.items():
         if kind.startswith(prefix):

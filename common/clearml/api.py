@@ -1,0 +1,84 @@
+"""Calls to the ClearML API server, bounded in time.
+
+The SDK's own setters retry for hours while the server is away, on the thread that called them. These
+calls use the same session class (configuration, credentials, token renewal) with few retries, and
+raise.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from common.errors import ControlPlaneError
+
+# A few quick tries bridge a restart of the server; longer outages are the caller's to wait out.
+_RETRIES = {"total": 3, "connect": 3, "read": 3, "backoff_factor": 0.3, "backoff_max": 3.0}
+
+
+class ClearMLApi:
+    """A session with the configured ClearML server; the first call logs in."""
+
+    def __init__(self) -> None:
+        self._session: Any = None
+
+    @property
+    def host(self) -> str:
+        """The API server's address as configured."""
+        from clearml.backend_api.session import Session
+
+        return str(Session.get_api_server_host())
+
+    def call(self, service: str, action: str, **body: Any) -> dict[str, Any]:
+        """Call ``service.action`` and return the answer's data.
+
+        Raises:
+            ControlPlaneError: The server cannot be reached, or refuses; with its own words.
+        """
+        try:
+            response = self._connected().send_request(service, action, json=body)
+        except (requests.RequestException, OSError) as error:
+            raise ControlPlaneError(
+                f"The ClearML server {self.host} cannot be reached ({type(error).__name__}). "
+                "Check that it runs and that clearml.conf names it."
+            ) from error
+        try:
+            answer = response.json()
+        except ValueError as error:
+            raise ControlPlaneError(
+                f"{self.host} answered {service}.{action} with status {response.status_code} and no JSON: "
+                "it may not be a ClearML API server."
+            ) from error
+        meta = answer.get("meta", {})
+        if meta.get("result_code") != 200:
+            raise ControlPlaneError(
+                f"The ClearML server refused {service}.{action}: {meta.get('result_msg') or 'no reason given'} "
+                f"({meta.get('result_code')}/{meta.get('result_subcode')})."
+            )
+        data: dict[str, Any] = answer.get("data") or {}
+        return data
+
+    def _connected(self) -> Any:
+        if self._session is None:
+            from clearml.backend_api.session import Session
+            from clearml.backend_api.session.errors import SessionError
+
+            try:
+                self._session = Session(http_retries_config=dict(_RETRIES))
+            except (SessionError, ValueError) as error:
+                raise ControlPlaneError(
+                    f"The login at the ClearML server failed: {str(error).splitlines()[0]}"
+                ) from error
+        return self._session
+
+
+def is_configured(environ: dict[str, str] | os._Environ[str] = os.environ) -> bool:
+    """Whether a ClearML server is configured: a configuration file, or credentials in the environment."""
+    if any(environ.get(name) for name in ("CLEARML_API_ACCESS_KEY", "CLEARML_AUTH_TOKEN")):
+        return True
+    named = environ.get("CLEARML_CONFIG_FILE") or environ.get("TRAINS_CONFIG_FILE")
+    candidates = [named] if named else ["~/clearml.conf", "~/trains.conf"]
+    return any(Path(candidate).expanduser().is_file() for candidate in candidates)

@@ -1,0 +1,56 @@
+"""Hyperparameters of an app: what a launched or locally run task carries, with types and descriptions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from common.options.declaration import Option
+from common.options.loading import MODELS_PATH, render_value
+from common.options.settings import AppSettings
+
+_TYPES = {"integer": "int", "float": "float", "boolean": "bool", "string": "str"}
+_MODELS_HELP = (
+    "JSON list of models, an object each, with the names of the Model section. "
+    "If set, the Model and per-model Advanced sections are ignored."
+)
+
+
+def parameter_items(
+    settings: type[AppSettings[Any, Any]], values: Mapping[str, Any]
+) -> list[dict[str, str]]:
+    """Every option as ClearML stores it: section, name, value (empty when not set), type, description."""
+    items = [_item(option, values) for option in settings.options(entry=False)]
+    section, _, name = MODELS_PATH.partition("/")
+    listed = {
+        "section": section,
+        "name": name,
+        "value": render_value(values.get(MODELS_PATH)),
+        "type": "str",
+        "description": _MODELS_HELP,
+    }
+    return [*items, listed]
+
+
+def describe(option: Option) -> str:
+    """The description shown beside a parameter: title, help, choices."""
+    choices = f" Choices: {', '.join(option.choices)}." if option.choices else ""
+    return f"{option.title}: {option.help}{choices}"
+
+
+def changed_items(
+    settings: type[AppSettings[Any, Any]], values: Mapping[str, Any]
+) -> Iterable[dict[str, str]]:
+    """Only the parameters in `values`, for editing an existing task."""
+    return [i for i in parameter_items(settings, values) if f"{i['section']}/{i['name']}" in values]
+
+
+def _item(option: Option, values: Mapping[str, Any]) -> dict[str, str]:
+    section, _, name = option.path.partition("/")
+    return {
+        "section": section,
+        "name": name,
+        "value": render_value(values.get(option.path, values.get(f"Model/{name}") if option.per_model else None)),
+        "type": _TYPES[option.type],
+        "description": describe(option),
+    }

@@ -1,0 +1,155 @@
+"""The only module that imports `clearml.Task`: opening the instance's own task, creating new ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from common.errors import ControlPlaneError
+
+Mode = Literal["agent", "server", "offline"]
+
+
+@dataclass(frozen=True)
+class OpenTask:
+    """The instance's own task, as opened by the SDK.
+
+    Attributes:
+        mode: Run by an agent, by a person with a server, or offline.
+        id: The task's ID (``offline-...`` offline).
+        name: The task's name, which is the instance's name.
+        project: The project's name.
+        web_url: The task's page in the ClearML UI, empty offline.
+    """
+
+    mode: Mode
+    id: str
+    name: str
+    project: str
+    web_url: str
+    sdk: Any
+
+    def parameters(self) -> dict[str, str]:
+        """All hyperparameters, ``Section/name`` to string."""
+        return {path: "" if v is None else str(v) for path, v in self.sdk.get_parameters().items()}
+
+    def set_offline_parameters(self, parameters: Mapping[str, str]) -> None:
+        """Write hyperparameters where no server keeps them."""
+        self.sdk.update_parameters(dict(parameters))
+
+    def report_scalar(self, title: str, series: str, value: float, iteration: int) -> None:
+        """Report one point (queued by the SDK; never blocks)."""
+        self.sdk.get_logger().report_scalar(title, series, value, iteration)
+
+    def on_abort(self, callback: Callable[[], None], timeout_s: float) -> None:
+        """Have `callback` called, in a thread of the SDK's, when somebody aborts the task.
+
+        Offline the SDK's monitor would take the constant status for a reset and kill the process.
+        """
+        if self.mode != "offline":
+            self.sdk.register_abort_callback(callback, callback_execution_timeout=timeout_s)
+
+    def flush(self) -> None:
+        """Send what the SDK has queued; may block for as long as the server is away."""
+        self.sdk.flush(wait_for_uploads=True)
+
+    def close_offline(self) -> None:
+        """Write the offline session's zip."""
+        self.sdk.close()
+
+
+def open_task(
+    *, project: str, name: str, offline: bool, output_uri: str | None = None
+) -> OpenTask:
+    """Open the task that this process is: the agent's, a new one, or an offline one.
+
+    Args:
+        project: Project of a new task; an agent's task keeps its own.
+        name: Name of a new task.
+        offline: No server is configured: record to a local folder.
+        output_uri: Where the task's files would go; None leaves it to clearml.conf.
+
+    Raises:
+        ControlPlaneError: The server cannot be reached or refuses the credentials.
+    """
+    from clearml import Task
+    from clearml.backend_api.session.errors import SessionError
+
+    by_agent = bool(os.environ.get("CLEARML_TASK_ID"))
+    if offline and not by_agent:
+        Task.set_offline(True)
+    try:
+        task = Task.init(
+            project_name=project,
+            task_name=name,
+            task_type=Task.TaskTypes.inference,
+            reuse_last_task_id=False,
+            output_uri=output_uri,
+            auto_connect_arg_parser=False,
+            auto_connect_frameworks=False,
+            auto_connect_streams=True,
+        )
+    except (SessionError, ValueError) as error:
+        raise ControlPlaneError(f"The ClearML task could not be opened: {error}") from error
+    mode: Mode = "agent" if by_agent else "offline" if Task.is_offline() else "server"
+    return OpenTask(
+        mode=mode,
+        id=str(task.id),
+        name=str(task.name),
+        project=str(task.get_project_name() or project),
+        web_url="" if mode == "offline" else str(task.get_output_log_web_page()),
+        sdk=task,
+    )
+
+
+def create_task(
+    *,
+    project: str,
+    name: str,
+    repository: str,
+    branch: str,
+    commit: str,
+    entry_point: str,
+    diff: str,
+    packages: Sequence[str],
+    container: str = "",
+    container_arguments: str = "",
+) -> str:
+    """Create a draft task that an agent can run; returns its ID.
+
+    Args:
+        project: Project, created when missing.
+        name: Task name, at least three characters.
+        repository: Git URL.
+        branch: Branch, may be empty with a commit.
+        commit: Commit to check out.
+        entry_point: Such as ``-m apps.llamacpp``.
+        diff: Uncommitted changes to apply, as git prints them.
+        packages: pip requirements for an agent that builds an environment.
+        container: Image for an agent in Docker mode.
+        container_arguments: Arguments for ``docker run``.
+    """
+    from clearml import Task
+
+    task = Task.create(project_name=project, task_name=name, task_type="inference")
+    task.set_script(
+        repository=repository,
+        branch=branch,
+        commit=commit,
+        diff=diff,
+        working_dir=".",
+        entry_point=entry_point,
+    )
+    task.set_packages(list(packages))
+    if container:
+        task.set_base_docker(docker_image=container, docker_arguments=container_arguments)
+    return str(task.id)
+
+
+def enqueue_task(task_id: str, queue: str) -> None:
+    """Put a task into a queue by the queue's name."""
+    from clearml import Task
+
+    Task.enqueue(task_id, queue_name=queue)

@@ -1,0 +1,69 @@
+"""``clearml-deploy``: the command group, and how its errors and exit codes come about."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from common.errors import ConfigurationError, DeployError
+
+# Where each command lives; imported when it is called, so that `--help` is quick.
+_COMMANDS = {
+    "demo": ("common.cli.demo", "A real model through a local server, an agent and a queue; one chat."),
+    "local": ("common.cli.local", "The local ClearML-compatible server and its agent."),
+    "launch": ("common.cli.launch", "Launch an instance through a ClearML queue."),
+    "run": ("common.cli.run", "Run an instance in this process, without an agent."),
+    "validate": ("common.cli.inspect", "Check a configuration and say everything that is wrong."),
+    "options": ("common.cli.inspect", "List every option of an app."),
+    "command": ("common.cli.inspect", "Show what would run."),
+    "key": ("common.cli.tasks", "Print the API key of an instance."),
+    "status": ("common.cli.tasks", "Show the state of an instance."),
+    "stop": ("common.cli.tasks", "Stop an instance: it drains first."),
+    "keys": ("common.cli.keys", "Further API keys in a key file."),
+    "cache": ("common.cli.cache", "Models cached on this machine."),
+}
+
+
+class _Commands(click.Group):
+    """Imports a command's module when the command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, help_text = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), cmd_name)
+        command.short_help = help_text
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfigurationError as error:
+            click.echo(str(error), err=True)
+            sys.exit(2)
+        except DeployError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(1)
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="clearml-deploy", prog_name="clearml-deploy")
+def main() -> None:
+    """Deploy LLMs from ClearML tasks as OpenAI-compatible endpoints.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+    """
+
+
+if __name__ == "__main__":
+    main()

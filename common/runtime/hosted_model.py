@@ -1,0 +1,92 @@
+"""One model of an instance, from its reference to its running engine: what the gateway calls an upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from common.engines.contract import EngineAddress, EngineSpec, EngineState
+from common.engines.supervisor import Supervisor
+from common.errors import CapacityError, DeployError, EngineCrashError
+from common.options.settings import ModelOptions
+
+ModelStatus = Literal["loading", "ready", "sleeping", "offloaded", "failed"]
+
+_STATUS_OF_STATE: dict[EngineState, ModelStatus] = {
+    EngineState.STOPPED: "offloaded",
+    EngineState.STARTING: "loading",
+    EngineState.READY: "ready",
+    EngineState.STOPPING: "loading",
+    EngineState.BACKOFF: "loading",
+    EngineState.FATAL: "failed",
+}
+
+
+class HostedModel:
+    """A model that the instance serves; before its engine exists it is loading, or failed."""
+
+    def __init__(self, name: str, where: str, options: ModelOptions, address: EngineAddress) -> None:
+        self.name = name
+        self.where = where
+        self.options = options
+        self.address = address
+        self.supervisor: Supervisor | None = None
+        self.error: DeployError | None = None
+        self._prepared = asyncio.Event()
+
+    @property
+    def status(self) -> ModelStatus:
+        """The tier and state shown to clients."""
+        if self.error is not None:
+            return "failed"
+        if self.supervisor is None:
+            return "loading"
+        return _STATUS_OF_STATE[self.supervisor.state]
+
+    @property
+    def failure(self) -> str | None:
+        """Why it failed, in words for a client; None while it has not."""
+        error = self.error or (self.supervisor.failure if self.supervisor else None)
+        return str(error) if error is not None and self.status == "failed" else None
+
+    def fail(self, error: DeployError) -> None:
+        """Give up on this model; waiting requests are told why."""
+        self.error = error
+        self._prepared.set()
+
+    async def start(
+        self,
+        spec: EngineSpec,
+        console: Callable[[str, str], None],
+        on_change: Callable[[EngineState], None],
+    ) -> None:
+        """Start the engine; returns at once, `ensure_ready` waits."""
+        self.supervisor = Supervisor(spec, console=console, on_change=on_change)
+        await self.supervisor.start()
+        self._prepared.set()
+
+    async def ensure_ready(self, timeout_s: float | None) -> None:
+        """Wait until the engine can answer.
+
+        Raises:
+            DeployError: It failed for good.
+            CapacityError: Not ready within `timeout_s`.
+        """
+        started = time.monotonic()
+        try:
+            await asyncio.wait_for(self._prepared.wait(), timeout_s)
+        except asyncio.TimeoutError:
+            raise CapacityError(f'The model "{self.name}" is still loading. Try again shortly.') from None
+        if self.error is not None:
+            raise self.error
+        if self.supervisor is None:
+            raise EngineCrashError(f'The engine of "{self.name}" was never started.')
+        left = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - started))
+        await self.supervisor.ensure_ready(left)
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        """Stop the engine, if there is one."""
+        if self.supervisor is not None:
+            await self.supervisor.stop(grace_s)

@@ -1,0 +1,286 @@
+"""A running instance: models fetched, engines started, gateway open; and their orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import secrets
+import shlex
+import time
+from collections.abc import Mapping
+
+from common.engines.contract import EngineAddress, EngineCommand, EngineSpec, EngineState
+from common.engines.cpu import default_threads
+from common.engines.ports import SocketDirectory, pick_port
+from common.errors import (
+    ConfigurationError,
+    DeployError,
+    InternalError,
+    Problem,
+)
+from common.gateway.app import Gateway
+from common.gateway.auth import Authenticator, api_key_authenticator, no_authentication
+from common.gateway.models import GatewaySettings, ServedModel
+from common.gateway.names import check_endpoint_name
+from common.models.fetch import ModelFiles, fetch
+from common.models.progress import ProgressEvent, progress_line
+from common.models.reference import default_endpoint_name, parse_reference
+from common.models.resolve import resolve_name
+from common.options.settings import ModelOptions
+from common.runtime.app import AnySettings, App, InstalledEngine, ModelPlan
+from common.runtime.console import Console
+from common.runtime.hosted_model import HostedModel
+from common.runtime.idle import Activity, is_over_limit
+from common.runtime.stopping import StopRequest
+from common.telemetry.recorder import Recorder
+
+_LOAD_WAIT_S = 600.0
+_DEFAULT_DRAIN_S = 30.0
+_DEFAULT_BODY_MIB = 64.0
+# An abort promises engines gone within two seconds of the drain's end.
+_ENGINE_GRACE_S = 1.5
+
+
+class Instance:
+    """Everything that lives between "configuration is valid" and "stopped"."""
+
+    def __init__(
+        self,
+        app: App,
+        settings: AnySettings,
+        engine: InstalledEngine,
+        console: Console,
+        stop: StopRequest,
+        *,
+        name: str,
+        task_id: str | None,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._engine = engine
+        self._console = console
+        self._stop = stop
+        self._environ = environ
+        self._sockets = SocketDirectory()
+        self._preparing: set[asyncio.Task[None]] = set()
+        self._progress: dict[str, str] = {}
+        self._pins = contextlib.ExitStack()
+        self.name = name
+        self.task_id = task_id
+        self.models: list[HostedModel] = []
+        self.ready_at: float | None = None
+        self.recorder = Recorder()
+        self.gateway: Gateway | None = None
+        self.api_key: str | None = None
+        self.failure: DeployError | None = None
+
+    @property
+    def drain_s(self) -> float:
+        """How long requests in flight may go on after a stop, in seconds."""
+        given = self._settings.general.drain_seconds
+        return _DEFAULT_DRAIN_S if given is None else float(given)
+
+    async def start(self) -> None:
+        """Resolve the names, open the gateway and begin to load the models.
+
+        Raises:
+            DeployError: The instance cannot work: unknown model, duplicate names, no free port.
+        """
+        names = await self._resolve_names()
+        for (where, options), name in zip(self._listed(), names, strict=True):
+            address = self._engine_address()
+            self.models.append(HostedModel(name, where, options, address))
+        self.recorder = Recorder(names)
+        self.gateway = self._open_gateway()
+        await self.gateway.start()
+        threads = default_threads(len(self.models))
+        for model in self.models:
+            task = asyncio.create_task(self._prepare(model, threads))
+            self._preparing.add(task)
+            task.add_done_callback(self._preparing.discard)
+
+    def activity(self) -> Activity:
+        """What idleness is judged by."""
+        return Activity(self.ready_at, self.recorder.last_activity, self.recorder.open_requests)
+
+    def check_idle(self) -> None:
+        """Ask for a stop when nobody has used the instance for too long."""
+        limit = self._settings.idle.idle_time_limit_hours
+        if is_over_limit(self.activity(), time.monotonic(), limit):
+            self._stop.request("idle", f"no request for {limit:g} hours (Idle/idle_time_limit_hours)")
+
+    def progress_of(self, model: HostedModel) -> str:
+        """What is being done for a model that is not ready, in words."""
+        return self._progress.get(model.name, "") if model.status == "loading" else ""
+
+    async def close(self) -> None:
+        """Drain and stop: requests in flight get their time, then engines and gateway end."""
+        if self.gateway is not None and self.failure is None:
+            if self.recorder.open_requests:
+                count = self.recorder.open_requests
+                self._console.line(f"Waiting up to {self.drain_s:g} s for {count} requests in flight.")
+            if not await self.gateway.drain(self.drain_s):
+                self._console.line("Requests were still running at the end of the drain; they are cut off.")
+        for task in self._preparing:
+            task.cancel()
+        await asyncio.gather(*self._preparing, return_exceptions=True)
+        await asyncio.gather(*(model.stop(_ENGINE_GRACE_S) for model in self.models))
+        if self.gateway is not None:
+            await self.gateway.stop()
+        self._pins.close()
+        self._sockets.close()
+
+    def _listed(self) -> list[tuple[str, ModelOptions]]:
+        models = self._settings.models
+        if len(models) == 1:
+            return [("Model", models[0])]
+        return [(f"Models/models[{i}]", model) for i, model in enumerate(models)]
+
+    async def _resolve_names(self) -> list[str]:
+        """Endpoint names: chosen, or from the reference; a ClearML ID's comes from the registry."""
+        names: list[str] = []
+        problems: list[Problem] = []
+        for where, model in self._listed():
+            name = model.endpoint_name
+            if not name:
+                reference = parse_reference(model.reference)
+                registered = await asyncio.to_thread(resolve_name, reference)
+                name = default_endpoint_name(reference, registered)
+                if registered and check_endpoint_name(name):
+                    # A registry's names may be anything; an endpoint's is part of a URL.
+                    name = re.sub(r"[^A-Za-z0-9._/-]+", "-", name).strip("-/") or reference.model_id
+                    self._console.line(f'"{registered}" is served as "{name}".')
+            wrong = check_endpoint_name(name)
+            if wrong:
+                message = f'cannot be served as "{name}": {wrong}; set "Model Endpoint Name"'
+                problems.append(Problem(message, path=where))
+            if name in names:
+                message = f'"{name}" is the endpoint name of two models; give one another name'
+                problems.append(Problem(message, title="Model Endpoint Name", path=where))
+            names.append(name)
+        if problems:
+            raise ConfigurationError(problems)
+        return names
+
+    def _engine_address(self) -> EngineAddress:
+        if self._engine.listens_on_sockets:
+            return EngineAddress(socket_path=self._sockets.new_socket())
+        return EngineAddress(port=pick_port())
+
+    def _open_gateway(self) -> Gateway:
+        general = self._settings.general
+        now = int(time.time())
+        served = [
+            ServedModel(
+                name=model.name,
+                upstream=model,
+                max_concurrent_requests=model.options.limits.max_concurrent_requests,
+                max_input_tokens=model.options.limits.max_input_tokens,
+                max_total_tokens=model.options.limits.max_total_tokens,
+                created=now,
+            )
+            for model in self.models
+        ]
+        settings = GatewaySettings(
+            host=general.host,
+            ports=general.ports(),
+            max_body_bytes=int((general.max_body_mib or _DEFAULT_BODY_MIB) * 1024 * 1024),
+            load_wait_s=_LOAD_WAIT_S,
+            public_url=general.public_url,
+            task_id=self.task_id,
+            instance_name=self.name,
+        )
+        return Gateway(
+            settings,
+            served,
+            self._authenticator(),
+            self.recorder,
+            admin=None,
+            log=self._console.line,
+        )
+
+    def _authenticator(self) -> Authenticator:
+        general = self._settings.general
+        mode = general.auth or "api_key"
+        if mode == "none":
+            self._console.line(
+                "WARNING: authentication is off (General/auth = none): whoever reaches the port can use it."
+            )
+            return no_authentication()
+        if mode != "api_key":
+            message = "is not available yet: use api_key or none"
+            raise ConfigurationError([Problem(message, title="Auth", path="General/auth", value=mode)])
+        given = general.api_key.get_secret_value() if general.api_key else None
+        self.api_key = given or f"cd-{secrets.token_urlsafe(32)}"
+        self._console.hide([self.api_key])
+        return api_key_authenticator(self.api_key)
+
+    async def _prepare(self, model: HostedModel, threads: int) -> None:
+        """Fetch, check and start one model; an error makes that model fail, and the first start."""
+        try:
+            await self._fetch_and_start(model, threads)
+            await model.ensure_ready(None)
+        except asyncio.CancelledError:
+            raise
+        except DeployError as error:
+            self._fail(model, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the user must see it on this model
+            wrapped = InternalError(f"{type(error).__name__}: {error}")
+            wrapped.__cause__ = error
+            self._fail(model, wrapped)
+
+    async def _fetch_and_start(self, model: HostedModel, threads: int) -> None:
+        token = self._settings.general.hugging_face_token
+        files = await asyncio.to_thread(
+            fetch,
+            model.options.reference,
+            token=token.get_secret_value() if token else None,
+            progress=lambda event: self._show_progress(model, event),
+            want=self._app.wants,
+        )
+        self._pins.enter_context(in_use(files.all))
+        plan = self._plan(model, files, threads)
+        for line in await asyncio.to_thread(self._app.inspect, plan, files, self._settings):
+            self._console.line(f"{model.name}: {line}")
+        command = self._engine.command(plan, self._settings)
+        for item in command.unavailable:
+            self._console.line(f'{model.name}: "{item.title}" ({item.path}) has no effect: {item.reason}')
+        self._console.line(f"{model.name}: starting {shown_command(command)}")
+        self._progress[model.name] = "loading"
+        spec = EngineSpec(name=model.name, command=command, address=model.address, program=self._engine)
+        await model.start(spec, self._console.engine, lambda state: self._changed(model, state))
+
+    def _plan(self, model: HostedModel, files: ModelFiles, threads: int) -> ModelPlan:
+        return ModelPlan(
+            name=model.name,
+            where=model.where,
+            options=model.options,
+            files=files.all,
+            address=model.address,
+            threads=threads,
+        )
+
+    def _show_progress(self, model: HostedModel, event: ProgressEvent) -> None:
+        text = progress_line(event)
+        self._progress[model.name] = text
+        self._console.line(text)
+
+    def _changed(self, model: HostedModel, state: EngineState) -> None:
+        self._console.line(f"{model.name}: {state.value}")
+        if state is EngineState.READY and self.ready_at is None:
+            self.ready_at = time.monotonic()
+
+    def _fail(self, model: HostedModel, error: DeployError) -> None:
+        self._console.line(f"{model.name}: {error}")
+        model.fail(error)
+        # A user who asked for several models wants to know at once that one cannot be had.
+        if self.failure is None:
+            self.failure = error
+        self._stop.request("failed", str(error))
+
+
+def shown_command(command: EngineCommand) -> str:
+    """A command line as shown to people: quoted for a shell, secret variables left out."""
+    return shlex.join(command.argv)

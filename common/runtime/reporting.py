@@ -1,0 +1,132 @@
+"""The loop that tells ClearML what the instance does: status, scalars, the engines' token counts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import aiohttp
+import psutil
+
+from common.clearml.instance import InstanceTask
+from common.engines.contract import EngineAddress
+from common.runtime.app import AnySettings, InstalledEngine
+from common.runtime.hosted_model import HostedModel
+from common.runtime.idle import InstanceStatus, idle_seconds, instance_status
+from common.runtime.instance import Instance
+from common.runtime.status import ModelRow, status_values
+from common.telemetry.engine_metrics import parse_engine_tokens
+from common.telemetry.scalars import scalars_between
+
+STATUS_EVERY_S = 2.0
+SCALARS_EVERY_S = 15.0
+_GIB = 1024**3
+
+
+class Reporting:
+    """Writes an instance's status when it changes and its scalars at a fixed rate."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        task: InstanceTask,
+        engine: InstalledEngine,
+        settings: AnySettings,
+    ) -> None:
+        self._instance = instance
+        self._task = task
+        self._engine = engine
+        self._limit_hours = settings.idle.idle_time_limit_hours
+        self._embedding = frozenset(
+            m.name for m in instance.models if getattr(m.options, "embedding", False)
+        )
+        self._last = instance.recorder.snapshot()
+        self._counted: dict[str, int] = {}
+        self._next_scalars = 0.0
+
+    async def tick(self) -> None:
+        """One turn: cheap unless something is due."""
+        self.write_status(None)
+        if time.monotonic() >= self._next_scalars:
+            self._next_scalars = time.monotonic() + SCALARS_EVERY_S
+            await self.write_scalars()
+
+    def write_status(self, ending: InstanceStatus | None) -> None:
+        """Write ``Status/*``; `ending` overrides what the activity says."""
+        instance = self._instance
+        now = time.monotonic()
+        activity = instance.activity()
+        values = status_values(
+            ending or instance_status(activity, now),
+            [self._row(model) for model in instance.models],
+            idle_s=idle_seconds(activity, now),
+            limit_hours=self._limit_hours,
+            embedding=self._embedding,
+        )
+        self._task.set_status(values)
+
+    async def write_scalars(self) -> None:
+        """Report what happened since the last report, one series per model."""
+        await asyncio.gather(*(self._count_tokens(model) for model in self._instance.models))
+        snapshot = self._instance.recorder.snapshot()
+        points = [tuple(point) for point in scalars_between(self._last, snapshot)]
+        self._last = snapshot
+        for model in self._instance.models:
+            memory = _resident_bytes(model)
+            if memory:
+                points.append(("Memory (GiB)", model.name, memory / _GIB))
+        self._task.report_scalars([(str(t), str(s), float(v)) for t, s, v in points])
+
+    def _row(self, model: HostedModel) -> ModelRow:
+        gateway = self._instance.gateway
+        return ModelRow(
+            name=model.name,
+            url=gateway.url_for(model.name) if gateway else "",
+            status=model.status,
+            progress=self._instance.progress_of(model),
+        )
+
+    async def _count_tokens(self, model: HostedModel) -> None:
+        """Take the engine's own token totals, unless no request has come since the last time."""
+        path = self._engine.metrics_path
+        requests = self._instance.recorder.snapshot().models[model.name]
+        seen = requests.requests + requests.in_flight
+        if path is None or model.status != "ready" or self._counted.get(model.name) == seen:
+            return
+        try:
+            text = await _get_text(model.address, path)
+            tokens = parse_engine_tokens(text)
+        except (aiohttp.ClientError, asyncio.TimeoutError, ValueError, OSError):
+            return  # the engine is busy or gone; its totals are read next time
+        if tokens is not None:
+            self._instance.recorder.observe_engine_tokens(model.name, tokens)
+        if not requests.in_flight:
+            self._counted[model.name] = seen
+
+
+async def _get_text(address: EngineAddress, path: str) -> str:
+    connector = (
+        aiohttp.UnixConnector(str(address.socket_path))
+        if address.socket_path
+        else aiohttp.TCPConnector()
+    )
+    timeout = aiohttp.ClientTimeout(total=5)
+    async with (
+        aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+        session.get(address.base_url + path) as response,
+    ):
+        response.raise_for_status()
+        return await response.text()
+
+
+def _resident_bytes(model: HostedModel) -> int:
+    """Memory of the engine's processes in RAM; 0 when it does not run."""
+    pid = model.supervisor.pid if model.supervisor else None
+    if pid is None:
+        return 0
+    try:
+        engine = psutil.Process(pid)
+        family = [engine, *engine.children(recursive=True)]
+        return sum(process.memory_info().rss for process in family)
+    except psutil.Error:
+        return 0

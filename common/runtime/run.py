@@ -1,0 +1,217 @@
+"""One instance from its first line on the console to its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.clearml.api import ClearMLApi, is_configured
+from common.clearml.instance import Ending, InstanceTask
+from common.clearml.parameters import parameter_items
+from common.clearml.task import OpenTask, open_task
+from common.errors import ConfigurationError, DeployError, InternalError
+from common.runtime.app import AnySettings, App
+from common.runtime.checking import Checked, check_parameters
+from common.runtime.console import Console
+from common.runtime.instance import Instance
+from common.runtime.reporting import STATUS_EVERY_S, Reporting
+from common.runtime.stopping import StopReason, StopRequest
+
+# The contract: gone within ten seconds of the drain, server or no server.
+_REPORT_TIMEOUT_S = 6.0
+_AGENT_KILLS_WITHIN_S = 8.0
+_ABORT_MARGIN_S = 30.0
+
+
+@dataclass
+class RunRequest:
+    """How an instance is to be run.
+
+    Attributes:
+        app: Which app.
+        parameters: Given on the command line; an agent's task brings its own instead.
+        name: Instance name for a new task.
+        project: Project for a new task.
+        offline: No ClearML server, even if one is configured.
+    """
+
+    app: App
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+    project: str = ""
+    offline: bool = False
+
+
+def run(request: RunRequest) -> int:
+    """Run an instance until it stops; returns the exit code. Never raises for a user's mistake."""
+    console = Console()
+    offline = request.offline or not is_configured()
+    try:
+        task = open_task(
+            project=request.project or request.app.title,
+            name=request.name or f"{request.app.title} instance",
+            offline=offline,
+        )
+    except DeployError as error:
+        console.line(str(error))
+        return 1
+    report = InstanceTask(task, ClearMLApi(), console.line)
+    parameters = _parameters(request, task, report)
+    report.reset_status()
+    return _Run(request.app, report, task, console).execute(parameters)
+
+
+def exit_now(code: int) -> None:
+    """End the process without the SDK's exit hooks, which hang while the server is away."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _parameters(request: RunRequest, task: OpenTask, report: InstanceTask) -> dict[str, Any]:
+    if task.mode == "agent":
+        return dict(task.parameters())
+    report.write_parameters(parameter_items(request.app.settings, _public(request)))
+    return dict(request.parameters)
+
+
+def _public(request: RunRequest) -> dict[str, Any]:
+    """The parameters that a locally run task records: its secrets stay in this process."""
+    secret = {option.path for option in request.app.settings.options() if option.secret}
+    return {path: value for path, value in request.parameters.items() if path not in secret}
+
+
+class _Run:
+    """The steps of one run, and what they have to share."""
+
+    def __init__(
+        self, app: App, report: InstanceTask, task: OpenTask, console: Console
+    ) -> None:
+        self._app = app
+        self._report = report
+        self._task = task
+        self._console = console
+        self._stop: StopRequest | None = None
+
+    def execute(self, parameters: Mapping[str, Any]) -> int:
+        """Check, serve, and end; returns the exit code."""
+        console = self._console
+        console.line(f"{self._app.title}: {self._report.name} ({self._report.id})")
+        try:
+            checked = check_parameters(self._app, parameters, os.environ)
+        except DeployError as error:
+            return self._end_failed(error)
+        for warning in checked.warnings:
+            console.line(f"WARNING: {warning}")
+        _configure_console(console, checked.settings)
+        console.line(f"Engine: {checked.engine.label}")
+        try:
+            reason = asyncio.run(self._serve(checked))
+        except DeployError as error:
+            return self._end_failed(error)
+        except Exception as error:  # noqa: BLE001 - the last resort: report it, end in order
+            console.line(traceback.format_exc())
+            return self._end_failed(InternalError(f"{type(error).__name__}: {error}"))
+        return self._end(reason)
+
+    async def _serve(self, checked: Checked) -> StopReason:
+        """Serve until something asks for a stop; everything is stopped on return."""
+        stop = StopRequest(asyncio.get_running_loop())
+        stop.on_signals(self._console.line)
+        instance = Instance(
+            self._app,
+            checked.settings,
+            checked.engine,
+            self._console,
+            stop,
+            name=self._report.name,
+            task_id=self._report.id,
+            environ=os.environ,
+        )
+        self._stop = stop
+        limit = instance.drain_s + _ABORT_MARGIN_S
+        abort = stop.on_abort(self._console.line, limit)
+        # Registering talks to the server: never on the loop, and never in the way of a start.
+        threading.Thread(target=self._task.on_abort, args=(abort, limit), daemon=True).start()
+        reporting: Reporting | None = None
+        try:
+            await instance.start()
+            reporting = Reporting(instance, self._report, checked.engine, checked.settings)
+            self._announce(instance)
+            while not await stop.wait(STATUS_EVERY_S if instance.ready_at else 0.5):
+                instance.check_idle()
+                await reporting.tick()
+        finally:
+            await instance.close()
+            if reporting is not None:
+                await reporting.write_scalars()
+                failed = instance.failure is not None
+                reporting.write_status("failed" if failed else "stopped")
+        if instance.failure is not None:
+            raise instance.failure
+        if stop.reason is None:
+            raise InternalError("the instance stopped without a reason")
+        return stop.reason
+
+    def _announce(self, instance: Instance) -> None:
+        """Say where the instance is reached, on the console and in ``Status/*``."""
+        assert instance.gateway is not None
+        values = {
+            "endpoint": instance.gateway.base_url,
+            "session": self._report.id,
+            "console_log": self._report.web_url,
+            "token_link": "/settings/workspace-configuration",
+        }
+        if instance.api_key is not None:
+            values["api_key"] = instance.api_key
+        self._report.set_status(values)
+        for model in instance.models:
+            self._console.line(f"{model.name}: endpoint {instance.gateway.url_for(model.name)}")
+        if instance.api_key is not None:
+            self._console.line(f"The key is shown by: clearml-deploy key {self._report.id}")
+
+    def _end(self, reason: StopReason) -> int:
+        self._console.line(f"Stopped: {reason.text}.")
+        ending: Ending = "completed" if reason.kind == "idle" else "stopped"
+        self._report.finish(ending, reason.text, "", _REPORT_TIMEOUT_S)
+        if reason.kind == "abort" and self._stop is not None:
+            self._stop.finished.set()
+            # The SDK or the agent ends us now and marks the task; leaving first would look like success.
+            time.sleep(_AGENT_KILLS_WITHIN_S)
+        return 0
+
+    def _end_failed(self, error: DeployError) -> int:
+        text = str(error)
+        self._console.line(f"FAILED: {text}")
+        self._report.set_status({"status": "failed", "error": text})
+        # With "worker" in the message the SDK leaves this process alone; the agent then ends it
+        # because of the status and keeps our reason, which its own would replace if we left first.
+        message = f"failed on worker {socket.gethostname()}"
+        self._report.finish("failed", text, message, _REPORT_TIMEOUT_S)
+        if self._stop is not None:
+            self._stop.finished.set()
+        if self._report.mode == "agent":
+            time.sleep(_AGENT_KILLS_WITHIN_S)
+        return 2 if isinstance(error, ConfigurationError) and self._report.mode != "agent" else 1
+
+
+def _configure_console(console: Console, settings: AnySettings) -> None:
+    general = settings.general
+    console.is_debug = bool(getattr(general, "enable_debug_mode", None))
+    console.show_engine = not getattr(general, "disable_logs", None)
+    token = general.hugging_face_token
+    console.hide(
+        [
+            token.get_secret_value() if token else None,
+            os.environ.get("HF_TOKEN"),
+            os.environ.get("HUGGING_FACE_HUB_TOKEN"),
+        ]
+    )

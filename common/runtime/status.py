@@ -1,0 +1,72 @@
+"""The values of ``Status/*``: pure rendering of what an instance is doing."""
+
+from __future__ import annotations
+
+import html
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.runtime.idle import InstanceStatus
+
+# What a person replaces in the access example; the key itself is shown by `clearml-deploy key`.
+KEY_PLACEHOLDER = "YOUR_GENERATED_TOKEN"
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One row of the models table."""
+
+    name: str
+    url: str
+    status: str
+    progress: str = ""
+
+
+def access_example(row: ModelRow, *, is_embedding: bool, key: str = KEY_PLACEHOLDER) -> str:
+    """The curl command that sends a prompt to a model."""
+    if is_embedding:
+        path, body = "/embeddings", {"model": row.name, "input": "Hello world!"}
+    else:
+        path = "/chat/completions"
+        body = {"model": row.name, "messages": [{"role": "user", "content": "Hello world!"}]}
+    text = json.dumps(body, ensure_ascii=False)
+    return (
+        f"curl {shlex.quote(row.url + path)} \\\n"
+        f"  -H 'Content-Type: application/json' \\\n"
+        f"  -H 'Authorization: Bearer {key}' \\\n"
+        f"  -d {shlex.quote(text)}"
+    )
+
+
+def models_table(rows: Sequence[ModelRow]) -> str:
+    """The models and their endpoints as an HTML table, which a dashboard shows as it is."""
+    cells = "".join(
+        f"<tr><td>{html.escape(row.name)}</td><td>{html.escape(row.url)}</td>"
+        f"<td>{html.escape(row.progress or row.status)}</td></tr>"
+        for row in rows
+    )
+    return f"<table><tr><th>Model Name</th><th>Endpoint</th><th>Status</th></tr>{cells}</table>"
+
+
+def status_values(
+    status: InstanceStatus,
+    rows: Sequence[ModelRow],
+    *,
+    idle_s: float,
+    limit_hours: float | None,
+    embedding: frozenset[str] = frozenset(),
+) -> dict[str, str]:
+    """The part of ``Status/*`` that changes while an instance runs."""
+    values = {
+        "status": status,
+        "idle_hours": f"{idle_s / 3600:.1f}",
+        "idle_limit": f"{limit_hours:g}" if limit_hours else "∞",
+        "models_table": models_table(rows),
+        "models": json.dumps([vars(row) for row in rows], ensure_ascii=False),
+    }
+    if rows:
+        first = rows[0]
+        values["curl_example"] = access_example(first, is_embedding=first.name in embedding)
+    return values
