@@ -1,0 +1,83 @@
+"""Every error as OpenAI's envelope, whether it is told by a status or inside a stream."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from common.errors import CapacityError, DeployError, RequestError
+
+DEFAULT_RETRY_AFTER_S = 5.0
+"""For a model that is still loading: soon enough to be useful, rare enough not to be a load."""
+
+
+@dataclass(frozen=True)
+class ErrorAnswer:
+    """One error as a client gets it."""
+
+    status: int
+    message: str
+    error_type: str
+    code: str
+    param: str | None = None
+    retry_after_s: float | None = None
+
+    def payload(self) -> dict[str, Mapping[str, str | None]]:
+        """Return OpenAI's error object."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.error_type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+    def response(self, *, is_last: bool = False) -> web.Response:
+        """Return the answer with its status.
+
+        Args:
+            is_last: Close the connection afterwards.
+        """
+        headers: CIMultiDict[str] = CIMultiDict()
+        if self.retry_after_s is not None:
+            headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        response = web.json_response(self.payload(), status=self.status, headers=headers)
+        if is_last:
+            response.force_close()
+        return response
+
+    def sse_event(self) -> bytes:
+        """Return the answer as the one SSE event that ends a stream whose 200 is already out."""
+        return b"event: error\ndata: " + json.dumps(self.payload()).encode() + b"\n\n"
+
+
+def answer_for(error: BaseException) -> ErrorAnswer:
+    """Return what a client gets for an exception.
+
+    Of an error that is not ours the client learns nothing: its text may hold anything.
+    """
+    if isinstance(error, RequestError):
+        return ErrorAnswer(
+            error.http_status,
+            str(error),
+            error.error_type,
+            error.code,
+            error.param,
+            error.retry_after_s,
+        )
+    if isinstance(error, DeployError):
+        retry_after_s = DEFAULT_RETRY_AFTER_S if isinstance(error, CapacityError) else None
+        kind = "invalid_request_error" if error.http_status < 500 else "server_error"
+        return ErrorAnswer(
+            error.http_status, str(error), kind, error.code, retry_after_s=retry_after_s
+        )
+    message = "The gateway made a mistake with this request; its console has the details."
+    return ErrorAnswer(500, message, "server_error", "internal")

@@ -1,0 +1,104 @@
+"""The types that the gateway shares with whoever wires it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from common.engines.contract import EngineAddress
+
+ModelStatus = Literal["loading", "ready", "sleeping", "offloaded", "failed"]
+
+
+class Upstream(Protocol):
+    """A model's engine as the gateway sees it."""
+
+    @property
+    def name(self) -> str:
+        """Served model name."""
+
+    @property
+    def address(self) -> EngineAddress:
+        """Where the engine listens; read anew for each request, since it may change."""
+
+    @property
+    def status(self) -> ModelStatus:
+        """State as clients see it; only advisory, `ensure_ready` is what gates a request."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why the model cannot be served, in words for the user; None when it can."""
+
+    async def ensure_ready(self, timeout_s: float | None) -> None:
+        """Return when the engine can answer; start or wake it if it must be.
+
+        Several callers may wait at once, and a cancelled one gives up its own wait only.
+
+        Raises:
+            EngineError: It failed and waiting cannot help.
+            CapacityError: It was not ready within `timeout_s`.
+        """
+
+
+class AdminOperations(Protocol):
+    """What ``/admin/models`` may ask for, by served model name."""
+
+    async def load(self, name: str) -> None:
+        """Bring the model to its ready state and return when it is."""
+
+    async def sleep(self, name: str) -> None:
+        """Put the model into the CPU tier."""
+
+    async def unload(self, name: str) -> None:
+        """Put the model into the disk tier."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One endpoint of the instance.
+
+    Attributes:
+        name: Endpoint name, as clients write it in the path and in `model`.
+        upstream: Its engine.
+        max_concurrent_requests: More at once are refused with 429; None: no limit.
+        max_input_tokens: A longer prompt is refused; None: no limit.
+        max_total_tokens: Prompt plus requested output above it is refused; None: no limit.
+        created: Unix time for the model list.
+        owned_by: For the model list.
+    """
+
+    name: str
+    upstream: Upstream
+    max_concurrent_requests: int | None
+    max_input_tokens: int | None
+    max_total_tokens: int | None
+    created: int
+    owned_by: str = "clearml-deploy"
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """How the gateway serves.
+
+    Attributes:
+        host: Address to listen on; None: all interfaces.
+        ports: Candidates in order; the first free one is taken.
+        max_body_bytes: A larger request body is answered with 413.
+        load_wait_s: How long a request waits for its model to load or wake.
+        public_url: What clients should use instead of this machine's address and port.
+        task_id: ClearML task, for the page.
+        instance_name: Name of the instance, for the page.
+        heartbeat_after_s: A waiting stream gets its first SSE comment after so long.
+        heartbeat_every_s: And a further one at this interval.
+    """
+
+    host: str | None
+    ports: Sequence[int]
+    max_body_bytes: int
+    load_wait_s: float
+    public_url: str | None
+    task_id: str | None
+    instance_name: str
+    heartbeat_after_s: float = 5.0
+    heartbeat_every_s: float = 5.0

@@ -1,0 +1,256 @@
+"""A request's way to its model: pick, admit, wait, limit, forward, relay."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from common.errors import CapacityError, EngineCrashError, EngineError, RequestError
+from common.gateway.admission import Admission
+from common.gateway.body import RequestBody
+from common.gateway.envelope import ErrorAnswer, answer_for
+from common.gateway.exchange import EVENT_STREAM, ClientGoneError, Exchange
+from common.gateway.forward import (
+    EngineClient,
+    EngineConnectError,
+    client_response,
+    headers_for_engine,
+)
+from common.gateway.heartbeat import wait_with_heartbeats
+from common.gateway.models import GatewaySettings, ServedModel
+from common.gateway.routing import ByModelField, RouteTable, ToModel
+from common.gateway.token_limits import TokenLimits, check_token_limits, is_counted
+from common.telemetry.recorder import CLIENT_CLOSED_STATUS, Outcome
+
+RECONNECT_DELAY_S = 0.1
+"""For the supervisor to notice the death of an engine that refused a connection."""
+
+MAX_ERROR_BYTES = 64 * 1024
+
+
+class ModelProxy:
+    """Forwards requests to the engines of one instance.
+
+    Args:
+        settings: Limits and times.
+        models: The endpoints.
+        routes: Their names.
+        client: The engines' HTTP client.
+        log: Gets a line for each engine failure.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        models: Sequence[ServedModel],
+        routes: RouteTable,
+        client: EngineClient,
+        log: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
+        self._models = {model.name: model for model in models}
+        self._routes = routes
+        self._client = client
+        self._log = log
+        self._admissions = {m.name: Admission(m.name, m.max_concurrent_requests) for m in models}
+        self.is_stopping = False
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that hold a place at any model, those that wait for it to load included."""
+        return sum(admission.in_flight for admission in self._admissions.values())
+
+    def in_flight_of(self, name: str) -> int:
+        """As `in_flight`, of one model."""
+        return self._admissions[name].in_flight
+
+    async def serve(self, exchange: Exchange, target: ToModel | ByModelField) -> web.StreamResponse:
+        """Answer one request; its record is closed in every outcome."""
+        record = exchange.record
+        try:
+            response = await self._serve(exchange, target)
+            record.close(Outcome.OK, response.status)
+            return response
+        except asyncio.CancelledError:
+            outcome = Outcome.STOPPED if self.is_stopping else Outcome.CLIENT_CLOSED
+            record.close(outcome, 503 if self.is_stopping else CLIENT_CLOSED_STATUS)
+            exchange.abort()
+            raise
+        except ClientGoneError:
+            record.close(Outcome.CLIENT_CLOSED, CLIENT_CLOSED_STATUS)
+            raise
+        except Exception as error:  # noqa: BLE001 - every failure becomes an answer and a record
+            return await self._answer_failure(exchange, error)
+
+    async def _answer_failure(self, exchange: Exchange, error: Exception) -> web.StreamResponse:
+        answer = answer_for(error)
+        outcome = _outcome_of(error)
+        if outcome in (Outcome.ENGINE_DIED, Outcome.INTERNAL):
+            self._log(
+                f"A request for {exchange.record.model!r} failed: {type(error).__name__}: {error}"
+            )
+        committed = exchange.response
+        exchange.record.close(outcome, committed.status if committed else answer.status)
+        return await exchange.fail(answer)
+
+    async def _serve(
+        self, exchange: Exchange, target: ToModel | ByModelField
+    ) -> web.StreamResponse:
+        body = RequestBody(exchange.request, self._settings.max_body_bytes)
+        try:
+            model = await self._pick(target, body)
+            exchange.record.assign(model.name)
+            admission = self._admissions[model.name]
+            admission.enter()
+            entered = time.monotonic()
+            try:
+                await body.prepare()
+                return await self._forward(exchange, model, target, body)
+            finally:
+                admission.leave(time.monotonic() - entered)
+        finally:
+            body.close()
+
+    async def _pick(self, target: ToModel | ByModelField, body: RequestBody) -> ServedModel:
+        if isinstance(target, ToModel):
+            return self._models[target.name]
+        name = await body.model() if body.is_present else None
+        if name is None:
+            if len(self._models) == 1:
+                return next(iter(self._models.values()))
+            raise RequestError(
+                f"The request names no model: set the field 'model', or use /<model>{target.path}. "
+                f"Served: {', '.join(self._models)}.",
+                code="model_required",
+                param="model",
+            )
+        model = self._models.get(name)
+        if model is None:
+            raise self._routes.unknown_model(name)
+        return model
+
+    async def _forward(
+        self,
+        exchange: Exchange,
+        model: ServedModel,
+        target: ToModel | ByModelField,
+        body: RequestBody,
+    ) -> web.StreamResponse:
+        await self._ensure_ready(exchange, model, body)
+        await self._check_limits(model, target.path, body)
+        try:
+            upstream = await self._send(exchange, model, target, body)
+        except EngineConnectError:
+            # Nothing was sent, so nothing can happen twice: the engine may be restarting.
+            if not body.can_repeat:
+                raise
+            await asyncio.sleep(RECONNECT_DELAY_S)
+            await self._ensure_ready(exchange, model, body)
+            upstream = await self._send(exchange, model, target, body)
+        async with upstream:
+            return await self._relay(exchange, upstream)
+
+    async def _ensure_ready(
+        self, exchange: Exchange, model: ServedModel, body: RequestBody
+    ) -> None:
+        upstream = model.upstream
+        wait_s = self._settings.load_wait_s
+        if upstream.status == "ready":
+            await upstream.ensure_ready(wait_s)  # returns at once; the status alone is no promise
+            return
+        exchange.record.wait()
+        if exchange.response is not None or await body.asks_for_stream():
+            settings = self._settings
+            await wait_with_heartbeats(
+                exchange,
+                upstream.ensure_ready(wait_s),
+                settings.heartbeat_after_s,
+                settings.heartbeat_every_s,
+            )
+        else:
+            await upstream.ensure_ready(wait_s)
+
+    async def _check_limits(self, model: ServedModel, path: str, body: RequestBody) -> None:
+        limits = TokenLimits(model.max_input_tokens, model.max_total_tokens)
+        if not limits.are_set or not is_counted(path) or not body.is_present:
+            return
+
+        async def ask(route: str, question: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+            return await self._client.post_json(model.upstream.address, route, question)
+
+        await check_token_limits(path, await body.json_object(), limits, ask)
+
+    async def _send(
+        self,
+        exchange: Exchange,
+        model: ServedModel,
+        target: ToModel | ByModelField,
+        body: RequestBody,
+    ) -> aiohttp.ClientResponse:
+        exchange.record.start()
+        request = exchange.request
+        try:
+            return await self._client.send(
+                model.upstream.address,
+                request.method,
+                target.target,
+                headers_for_engine(request.headers),
+                body.payload(),
+            )
+        except EngineCrashError:
+            if body.failure is not None:  # not the engine's fault: the upload broke off
+                raise body.failure from None
+            raise
+
+    async def _relay(
+        self, exchange: Exchange, upstream: aiohttp.ClientResponse
+    ) -> web.StreamResponse:
+        """Pass the engine's answer on, each piece when it comes; pieces are never looked into."""
+        is_stream = upstream.content_type == EVENT_STREAM
+        if exchange.response is None:
+            await exchange.commit(client_response(upstream))
+        elif upstream.status != 200 or not is_stream:
+            return await exchange.fail(await _late_error(upstream))
+        while chunk := await _read(upstream):
+            if is_stream:
+                exchange.record.first_token()
+            await exchange.write(chunk)
+        return await exchange.finish()
+
+
+async def _read(upstream: aiohttp.ClientResponse) -> bytes:
+    try:
+        return await upstream.content.readany()
+    except (aiohttp.ClientError, OSError) as error:
+        raise EngineCrashError(
+            "The engine's answer broke off: it crashed or closed the connection."
+        ) from error
+
+
+async def _late_error(upstream: aiohttp.ClientResponse) -> ErrorAnswer:
+    """Turn an answer that came after the 200 was committed into the text of an error event."""
+    text = (await upstream.content.read(MAX_ERROR_BYTES)).decode("utf-8", "replace")
+    try:
+        error = json.loads(text)["error"]
+        message, kind, code = error["message"], error.get("type"), error.get("code")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        message, kind, code = f"The engine answered {upstream.status}: {text[:500]}", None, None
+    return ErrorAnswer(
+        upstream.status, str(message), str(kind or "server_error"), str(code or upstream.status)
+    )
+
+
+def _outcome_of(error: Exception) -> Outcome:
+    if isinstance(error, RequestError):
+        return Outcome.REFUSED
+    if isinstance(error, CapacityError):
+        return Outcome.TIMEOUT
+    if isinstance(error, EngineError):
+        return Outcome.ENGINE_DIED
+    return Outcome.INTERNAL
