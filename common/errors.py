@@ -10,6 +10,7 @@
     │   │   ├── ModelAccessError      gated or private: no token, or the token has no access
     │   │   └── ModelFormatError      not GGUF, truncated, an architecture the engine lacks
     │   └── RequestError        one HTTP request (status and OpenAI `type`/`code`/`param`)
+    ├── ModelUnavailableError   the server that has the model does not answer; later may work
     ├── CapacityError           no space, no memory, too many requests, not ready yet
     ├── EngineError             the engine process failed
     │   ├── EngineMissingError        no engine is installed
@@ -102,6 +103,13 @@ class ModelFormatError(ModelError):
     """The file is not what the engine can load."""
 
     code = "model_format"
+
+
+class ModelUnavailableError(DeployError):
+    """The server that holds the model cannot be reached or broke off; later may work."""
+
+    code = "model_unavailable"
+    http_status = 503
 
 
 class RequestError(UserError):

@@ -298,7 +298,13 @@ class LlamaCppModel(ModelOptions):
                 found.append(Problem(str(error), path="model", value=self.model))
         wrong = check_endpoint_name(self.model_endpoint_name) if self.model_endpoint_name else None
         if wrong:
-            found.append(Problem(f"cannot be served: {wrong}", path="model_endpoint_name", value=self.model_endpoint_name))
+            found.append(
+                Problem(
+                    f"cannot be served: {wrong}",
+                    path="model_endpoint_name",
+                    value=self.model_endpoint_name,
+                )
+            )
         return found + self._contradictions() + self._tensor_split_problems()
 
     @property
@@ -335,7 +341,9 @@ class LlamaCppModel(ModelOptions):
     def _contradictions(self) -> list[Problem]:
         found = []
         if self.parallel and self.max_batch_size and self.parallel != self.max_batch_size:
-            message = f'is the same as "Parallel" (Model/parallel), which is {self.parallel}: set one'
+            message = (
+                f'is the same as "Parallel" (Model/parallel), which is {self.parallel}: set one'
+            )
             found.append(Problem(message, path="max_batch_size", value=self.max_batch_size))
         if self.no_mmap is not None and self.use_mmap is not None and self.no_mmap == self.use_mmap:
             message = 'contradicts "No MMAP" (Model/no_mmap): set one of them'
@@ -383,7 +391,8 @@ class LlamaCppGeneral(MemoryOptions, GeneralOptions):
         "Enable Debug Mode", help="Run the deployment in debug mode: more on the console."
     )
     disable_logs: bool | None = option(
-        "Disable Logs", help="Leave the engine's own output out of the console; errors still appear."
+        "Disable Logs",
+        help="Leave the engine's own output out of the console; errors still appear.",
     )
     engine: EngineChoice | None = option(
         "Engine",
@@ -418,7 +427,9 @@ class LlamaCppSettings(AppSettings[LlamaCppModel, LlamaCppGeneral]):
                 message = f'cannot be served as "{name}": {wrong}; set "Model Endpoint Name"'
                 found.append(Problem(message, path=f"{where}.model", value=model.model))
             elif name in seen:
-                message = f'"{name}" is also the endpoint name of {seen[name]}; give one another name'
+                message = (
+                    f'"{name}" is also the endpoint name of {seen[name]}; give one another name'
+                )
                 found.append(Problem(message, title="Model Endpoint Name", path=where, value=name))
             seen.setdefault(name, where)
         return found

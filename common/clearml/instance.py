@@ -123,10 +123,16 @@ class InstanceTask:
 
     def _write_items(self, items: list[dict[str, str]], replace: str) -> None:
         if self._task.mode == "offline":
-            self._task.set_offline_parameters({f"{i['section']}/{i['name']}": i["value"] for i in items})
+            self._task.set_offline_parameters(
+                {f"{i['section']}/{i['name']}": i["value"] for i in items}
+            )
             return
         self._api.call(
-            "tasks", "edit_hyper_params", task=self.id, hyperparams=items, replace_hyperparams=replace
+            "tasks",
+            "edit_hyper_params",
+            task=self.id,
+            hyperparams=items,
+            replace_hyperparams=replace,
         )
 
 

@@ -86,7 +86,9 @@ class Outbox:
                 self._warn(f"A report to ClearML failed: {type(error).__name__}: {error}")
             else:
                 if is_away:
-                    self._warn("The ClearML server answers again; the delayed reports are being sent.")
+                    self._warn(
+                        "The ClearML server answers again; the delayed reports are being sent."
+                    )
                 is_away = False
 
     def _put_back(self, key: str, job: Callable[[], None]) -> None:

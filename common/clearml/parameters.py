@@ -50,7 +50,9 @@ def _item(option: Option, values: Mapping[str, Any]) -> dict[str, str]:
     return {
         "section": section,
         "name": name,
-        "value": render_value(values.get(option.path, values.get(f"Model/{name}") if option.per_model else None)),
+        "value": render_value(
+            values.get(option.path, values.get(f"Model/{name}") if option.per_model else None)
+        ),
         "type": _TYPES[option.type],
         "description": describe(option),
     }

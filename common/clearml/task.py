@@ -60,9 +60,7 @@ class OpenTask:
         self.sdk.close()
 
 
-def open_task(
-    *, project: str, name: str, offline: bool, output_uri: str | None = None
-) -> OpenTask:
+def open_task(*, project: str, name: str, offline: bool, output_uri: str | None = None) -> OpenTask:
     """Open the task that this process is: the agent's, a new one, or an offline one.
 
     Args:

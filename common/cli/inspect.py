@@ -23,7 +23,9 @@ def options(app_name: str, as_json: bool) -> None:
     """List every option of APP: title, parameter path, type, default, choices, help, engine flag."""
     listed = list(load_app(app_name).settings.options())
     if as_json:
-        click.echo(json.dumps([option_record(option) for option in listed], indent=2, ensure_ascii=False))
+        click.echo(
+            json.dumps([option_record(option) for option in listed], indent=2, ensure_ascii=False)
+        )
         return
     group = None
     for option in listed:
@@ -84,7 +86,9 @@ def command(
     as_json: bool,
 ) -> None:
     """Show what would run for a configuration of APP, secrets masked; nothing is started."""
-    result = preview(load_app(app_name), read_parameters(config_file, assignments), os.environ, catalogue)
+    result = preview(
+        load_app(app_name), read_parameters(config_file, assignments), os.environ, catalogue
+    )
     if as_json:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return

@@ -12,7 +12,10 @@ from common.errors import ConfigurationError, DeployError
 
 # Where each command lives; imported when it is called, so that `--help` is quick.
 _COMMANDS = {
-    "demo": ("common.cli.demo", "A real model through a local server, an agent and a queue; one chat."),
+    "demo": (
+        "common.cli.demo",
+        "A real model through a local server, an agent and a queue; one chat.",
+    ),
     "local": ("common.cli.local", "The local ClearML-compatible server and its agent."),
     "launch": ("common.cli.launch", "Launch an instance through a ClearML queue."),
     "run": ("common.cli.run", "Run an instance in this process, without an agent."),

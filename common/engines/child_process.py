@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from common.engines.console import LineSplitter, mask
 
@@ -25,6 +26,7 @@ Console = Callable[[str, str], None]
 TAIL_LINES = 200
 # Linux's default pipe is 64 KiB: an engine that prints while this program is busy would wait.
 PIPE_BYTES = 1 << 20
+F_SETPIPE_SZ = 1031  # <linux/fcntl.h>; the fcntl module names it where the system has it only
 # How long past the agreed grace the guard may take: KILL, and the kernel's freeing of tens of GB.
 GUARD_MARGIN_S = 5.0
 # How long output is still read once all processes are gone.
@@ -99,6 +101,7 @@ class ChildProcess:
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._was_stopped = False
         self._output_transport: asyncio.ReadTransport | None = None
+        self._ended = asyncio.Event()
         self._watching: asyncio.Task[ExitStatus] | None = None
 
     @classmethod
@@ -138,6 +141,10 @@ class ChildProcess:
         assert self._watching is not None
         return await asyncio.shield(self._watching)
 
+    async def wait_ended(self) -> None:
+        """Wait until the engine itself has ended; what it left may still be being ended."""
+        await self._ended.wait()
+
     async def stop(self, grace_s: float) -> ExitStatus:
         """Ask the engine to end; after `grace_s` it and all its descendants are killed.
 
@@ -165,20 +172,28 @@ class ChildProcess:
         self._control, guard_end = socket.socketpair()
         self._control.setblocking(False)
         try:
-            await self._start_guard(guard_end)
+            output = await self._start_guard(guard_end)
+        except BaseException:
+            self._control.close()
+            raise
+        loop = asyncio.get_running_loop()
+        try:
+            self._output_transport, self._output = await loop.connect_read_pipe(
+                lambda: _Output(self._on_line), output
+            )
             await self._launch(argv, env, cwd)
         except BaseException:
-            self._control.close()  # the guard ends by this
-            if self._output_transport is not None:
-                self._output_transport.close()
+            self._control.close()
+            await self._guard.wait()  # it ends by that, within 1 s if the engine runs already
+            (self._output_transport or output).close()
             raise
-        self._watching = asyncio.get_running_loop().create_task(self._watch())
+        self._watching = loop.create_task(self._watch())
 
-    async def _start_guard(self, guard_end: socket.socket) -> None:
-        """Start the guard with its end of the control socket, and read its and the engine's output."""
+    async def _start_guard(self, guard_end: socket.socket) -> BinaryIO:
+        """Start the guard with its end of the control socket; returns the pipe of all output."""
         output_fd, output_in_child = os.pipe()
-        with contextlib.suppress(OSError, AttributeError):
-            fcntl.fcntl(output_fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)  # type: ignore[attr-defined,unused-ignore]
+        with contextlib.suppress(OSError):  # more than an unprivileged user's pipes may have
+            fcntl.fcntl(output_fd, F_SETPIPE_SZ, PIPE_BYTES)
         output = os.fdopen(output_fd, "rb", buffering=0)
         try:
             self._guard = await asyncio.create_subprocess_exec(
@@ -198,9 +213,7 @@ class ChildProcess:
             guard_end.close()
             os.close(output_in_child)
         self.guard_pid = self._guard.pid
-        self._output_transport, self._output = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: _Output(self._on_line), output
-        )
+        return output
 
     async def _launch(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path | None) -> None:
         """Tell the guard what to run; raises what came of it."""
@@ -225,7 +238,8 @@ class ChildProcess:
             return
         await self._guard.wait()
         error = int(number or 0)
-        raise OSError(error, os.strerror(error) if error else "the guard ended", argv[0])
+        missing = cwd if cwd is not None and not cwd.is_dir() else argv[0]
+        raise OSError(error, os.strerror(error) if error else "its guard ended", str(missing))
 
     async def _read_report(self) -> str:
         """Read the guard's next line; empty at its end."""
@@ -248,6 +262,8 @@ class ChildProcess:
         while report := await self._read_report():
             word, _, value = report.partition(" ")
             code, number = (int(value), None) if word == "exited" else (None, int(value))
+            self._ended.set()
+        self._ended.set()
         await self._guard.wait()
         # Only now may the descriptor be closed: until here the guard could still be told to hurry.
         self._control.close()

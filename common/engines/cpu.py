@@ -25,7 +25,7 @@ def usable_cpus(root: Path = Path("/"), affinity: int | None = None) -> float:
 
 
 def default_threads(engines: int = 1, usable: float | None = None) -> int:
-    """Threads for each of `engines` engines in this instance: the usable processors less one, shared.
+    """Threads for each of an instance's engines: the usable processors less one, shared fairly.
 
     One stays free for the gateway: the engines' threads spin, and throughput falls tenfold when
     there are as many of them as processors and anything else runs.
@@ -45,7 +45,7 @@ def _count_affinity() -> int:
 
 
 def _quotas_v2(root: Path) -> list[float]:
-    """Quotas of cgroup v2 from our group up to the root; ``cpu.max`` is ``QUOTA PERIOD`` or ``max``."""
+    """Quotas of cgroup v2, our group's and its ancestors': ``cpu.max`` is ``QUOTA PERIOD``."""
     quotas = []
     for group in _groups(root, "", root / "sys/fs/cgroup"):
         fields = _read(group / "cpu.max").split()
@@ -55,7 +55,7 @@ def _quotas_v2(root: Path) -> list[float]:
 
 
 def _quotas_v1(root: Path) -> list[float]:
-    """Quotas of cgroup v1, whose controller is mounted as ``cpu`` or ``cpu,cpuacct``; -1 is none."""
+    """Quotas of cgroup v1, mounted as ``cpu`` or ``cpu,cpuacct``; -1 is none."""
     quotas = []
     for mount in ("cpu", "cpu,cpuacct"):
         for group in _groups(root, "cpu", root / "sys/fs/cgroup" / mount):

@@ -93,7 +93,7 @@ class SocketDirectory:
             raise ConfigurationError(
                 [
                     Problem(
-                        f'the directory "{self._base}" is too long for Unix sockets, whose whole path'
+                        f'the directory "{self._base}" is too long for Unix sockets, whose path'
                         f" may have {MAX_SOCKET_PATH_BYTES} bytes; set TMPDIR to a shorter one"
                     )
                 ]

@@ -82,9 +82,7 @@ def load_settings(
     reading = _Reading(tuple(cls.options(entry=False)))
     given = {path: value for path, value in parameters.items() if not _is_empty(value)}
     _check_names(reading, given)
-    groups = {
-        name: _load_group(reading, group, given) for name, group in cls.group_types().items()
-    }
+    groups = {name: _load_group(reading, group, given) for name, group in cls.group_types().items()}
     if check is not None:
         valid = {
             name: group if group is not None else cls.group_types()[name]()
@@ -93,7 +91,9 @@ def load_settings(
         partial = cls.model_construct(models=(), **valid)
         reading.check = lambda where, model: check(where, model, partial)
     models = _load_models(reading, cls, given)
-    reading.problems += cls.cross_problems([(where, model) for where, model in models if model])
+    reading.problems += cls.cross_problems(
+        [(where, model) for where, model in models if model and model.reference]
+    )
     if reading.problems:
         raise ConfigurationError(reading.problems)
     settings = cls.model_construct(models=tuple(model for _, model in models), **groups)
@@ -151,7 +151,9 @@ def _check_names(reading: _Reading, given: Mapping[str, Any]) -> None:
         section = path.partition("/")[0]
         if section in FOREIGN_SECTIONS or path in known or path in aliases or path == MODELS_PATH:
             continue
-        reading.add(path, f"there is no such parameter{nearest(path, known | {MODELS_PATH})}", value)
+        reading.add(
+            path, f"there is no such parameter{nearest(path, known | {MODELS_PATH})}", value
+        )
 
 
 def _load_group(
@@ -209,7 +211,9 @@ def _flat_model(reading: _Reading, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _own_path(reading: _Reading, name: str) -> str:
-    return next((o.path for o in reading.options if o.per_model and o.name == name), f"Model/{name}")
+    return next(
+        (o.path for o in reading.options if o.per_model and o.name == name), f"Model/{name}"
+    )
 
 
 def _models_list(reading: _Reading, value: Any) -> list[Any] | None:
@@ -280,7 +284,9 @@ def _validate(
         checked = instance
     further = reading.check(where or "Model", checked) if isinstance(checked, ModelOptions) else []
     for problem in [*checked.problems(), *further]:
-        reading.add(path_of(problem.path), problem.message, problem.value, shown=shown(problem.path))
+        reading.add(
+            path_of(problem.path), problem.message, problem.value, shown=shown(problem.path)
+        )
     return instance if len(reading.problems) == before else None
 
 
@@ -298,7 +304,12 @@ def _wording(details: ErrorDetails) -> str:
     if kind in bounds:
         word, key = bounds[kind]
         return f"must be {word} {context[key]:g}"
-    wanted = {"int": "a whole number", "float": "a number", "bool": "true or false", "finite": "a number"}
+    wanted = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "finite": "a number",
+    }
     for prefix, noun in wanted.items():
         if kind.startswith(prefix):
             return f"must be {noun}"

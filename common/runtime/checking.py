@@ -21,7 +21,9 @@ class Checked:
     warnings: tuple[str, ...]
 
 
-def check_parameters(app: App, parameters: Mapping[str, Any], environ: Mapping[str, str]) -> Checked:
+def check_parameters(
+    app: App, parameters: Mapping[str, Any], environ: Mapping[str, str]
+) -> Checked:
     """Validate parameters and find the engine.
 
     Args:

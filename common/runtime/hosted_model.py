@@ -27,7 +27,9 @@ _STATUS_OF_STATE: dict[EngineState, ModelStatus] = {
 class HostedModel:
     """A model that the instance serves; before its engine exists it is loading, or failed."""
 
-    def __init__(self, name: str, where: str, options: ModelOptions, address: EngineAddress) -> None:
+    def __init__(
+        self, name: str, where: str, options: ModelOptions, address: EngineAddress
+    ) -> None:
         self.name = name
         self.where = where
         self.options = options
@@ -78,7 +80,9 @@ class HostedModel:
         try:
             await asyncio.wait_for(self._prepared.wait(), timeout_s)
         except asyncio.TimeoutError:
-            raise CapacityError(f'The model "{self.name}" is still loading. Try again shortly.') from None
+            raise CapacityError(
+                f'The model "{self.name}" is still loading. Try again shortly.'
+            ) from None
         if self.error is not None:
             raise self.error
         if self.supervisor is None:

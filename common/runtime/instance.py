@@ -20,7 +20,8 @@ from common.errors import (
     Problem,
 )
 from common.gateway.app import Gateway
-from common.gateway.auth import Authenticator, api_key_authenticator, no_authentication
+from common.gateway.auth import ApiKeyAuthenticator, Authenticator, OpenAuthenticator
+from common.gateway.keys import default_key_file
 from common.gateway.models import GatewaySettings, ServedModel
 from common.gateway.names import check_endpoint_name
 from common.models.fetch import ModelFiles, fetch
@@ -73,7 +74,7 @@ class Instance:
         self.ready_at: float | None = None
         self.recorder = Recorder()
         self.gateway: Gateway | None = None
-        self.api_key: str | None = None
+        self.generated_key: str | None = None
         self.failure: DeployError | None = None
 
     @property
@@ -109,7 +110,9 @@ class Instance:
         """Ask for a stop when nobody has used the instance for too long."""
         limit = self._settings.idle.idle_time_limit_hours
         if is_over_limit(self.activity(), time.monotonic(), limit):
-            self._stop.request("idle", f"no request for {limit:g} hours (Idle/idle_time_limit_hours)")
+            self._stop.request(
+                "idle", f"no request for {limit:g} hours (Idle/idle_time_limit_hours)"
+            )
 
     def progress_of(self, model: HostedModel) -> str:
         """What is being done for a model that is not ready, in words."""
@@ -120,9 +123,13 @@ class Instance:
         if self.gateway is not None and self.failure is None:
             if self.recorder.open_requests:
                 count = self.recorder.open_requests
-                self._console.line(f"Waiting up to {self.drain_s:g} s for {count} requests in flight.")
+                self._console.line(
+                    f"Waiting up to {self.drain_s:g} s for {count} requests in flight."
+                )
             if not await self.gateway.drain(self.drain_s):
-                self._console.line("Requests were still running at the end of the drain; they are cut off.")
+                self._console.line(
+                    "Requests were still running at the end of the drain; they are cut off."
+                )
         for task in self._preparing:
             task.cancel()
         await asyncio.gather(*self._preparing, return_exceptions=True)
@@ -208,14 +215,18 @@ class Instance:
             self._console.line(
                 "WARNING: authentication is off (General/auth = none): whoever reaches the port can use it."
             )
-            return no_authentication()
+            return OpenAuthenticator()
         if mode != "api_key":
             message = "is not available yet: use api_key or none"
-            raise ConfigurationError([Problem(message, title="Auth", path="General/auth", value=mode)])
+            raise ConfigurationError(
+                [Problem(message, title="Auth", path="General/auth", value=mode)]
+            )
         given = general.api_key.get_secret_value() if general.api_key else None
-        self.api_key = given or f"cd-{secrets.token_urlsafe(32)}"
-        self._console.hide([self.api_key])
-        return api_key_authenticator(self.api_key)
+        if not given:
+            self.generated_key = f"cd-{secrets.token_urlsafe(32)}"
+        key = given or self.generated_key or ""
+        self._console.hide([key])
+        return ApiKeyAuthenticator(key, default_key_file(self._environ), log=self._console.line)
 
     async def _prepare(self, model: HostedModel, threads: int) -> None:
         """Fetch, check and start one model; an error makes that model fail, and the first start."""
@@ -246,10 +257,14 @@ class Instance:
             self._console.line(f"{model.name}: {line}")
         command = self._engine.command(plan, self._settings)
         for item in command.unavailable:
-            self._console.line(f'{model.name}: "{item.title}" ({item.path}) has no effect: {item.reason}')
+            self._console.line(
+                f'{model.name}: "{item.title}" ({item.path}) has no effect: {item.reason}'
+            )
         self._console.line(f"{model.name}: starting {shown_command(command)}")
         self._progress[model.name] = "loading"
-        spec = EngineSpec(name=model.name, command=command, address=model.address, program=self._engine)
+        spec = EngineSpec(
+            name=model.name, command=command, address=model.address, program=self._engine
+        )
         await model.start(spec, self._console.engine, lambda state: self._changed(model, state))
 
     def _plan(self, model: HostedModel, files: ModelFiles, threads: int) -> ModelPlan:

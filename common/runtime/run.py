@@ -92,9 +92,7 @@ def _public(request: RunRequest) -> dict[str, Any]:
 class _Run:
     """The steps of one run, and what they have to share."""
 
-    def __init__(
-        self, app: App, report: InstanceTask, task: OpenTask, console: Console
-    ) -> None:
+    def __init__(self, app: App, report: InstanceTask, task: OpenTask, console: Console) -> None:
         self._app = app
         self._report = report
         self._task = task
@@ -170,12 +168,12 @@ class _Run:
             "console_log": self._report.web_url,
             "token_link": "/settings/workspace-configuration",
         }
-        if instance.api_key is not None:
-            values["api_key"] = instance.api_key
+        if instance.generated_key is not None:
+            values["api_key"] = instance.generated_key
         self._report.set_status(values)
         for model in instance.models:
             self._console.line(f"{model.name}: endpoint {instance.gateway.url_for(model.name)}")
-        if instance.api_key is not None:
+        if instance.generated_key is not None:
             self._console.line(f"The key is shown by: clearml-deploy key {self._report.id}")
 
     def _end(self, reason: StopReason) -> int:

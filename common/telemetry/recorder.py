@@ -196,7 +196,7 @@ class RequestRecord:
         totals.results[key] = totals.results.get(key, 0) + 1
         if self._first_token is not None:
             totals.first_token.observe(self._first_token - self.arrived)
-        if outcome is Outcome.OK:
+        if outcome is Outcome.OK and status < 400:  # a quick "no" of the engine is no latency
             totals.latency.observe(now - self.arrived)
 
     @property

@@ -39,7 +39,7 @@ def add_batch(call: Call) -> JsonDict:
     return {
         "added": added,
         "errors": len(lines) - added,
-        "errors_info": [{"error": reason, "count": count} for reason, count in reasons.items()],
+        "errors_info": reasons,
     }
 
 

@@ -1,0 +1,80 @@
+"""Follow a launched task until it serves or ends, as a stream of states a display can show."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from common.clearml.api import ClearMLApi
+
+Stage = Literal["queued", "picked up", "loading", "ready", "ended"]
+_POLL_S = 0.25
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A task at one moment.
+
+    Attributes:
+        stage: Where it is on its way.
+        task_status: ClearML's own status.
+        text: Progress in words, such as ``downloading x: 45.1 of 94.0 MB, 12.3 MB/s``.
+        reason: Why it ended, when it did.
+        status: The instance's ``Status/*``.
+        models: The models and their endpoints.
+    """
+
+    stage: Stage
+    task_status: str
+    text: str = ""
+    reason: str = ""
+    status: dict[str, str] = field(default_factory=dict)
+    models: tuple[dict[str, str], ...] = ()
+
+
+def read_task(api: ClearMLApi, task_id: str) -> Followed:
+    """Read a task's state once.
+
+    Raises:
+        ControlPlaneError: The server cannot be reached, or knows no such task.
+    """
+    task = api.call("tasks", "get_by_id", task=task_id)["task"]
+    return interpret(task)
+
+
+def interpret(task: dict[str, Any]) -> Followed:
+    """Tell the stage of an instance from its task as the server gives it (pure)."""
+    section = (task.get("hyperparams") or {}).get("Status") or {}
+    status = {name: str(item.get("value") or "") for name, item in section.items()}
+    models = tuple(json.loads(status["models"])) if status.get("models") else ()
+    task_status = str(task.get("status") or "")
+    stage: Stage
+    if task_status in ("created", "queued"):
+        stage = "queued"
+    elif task_status != "in_progress":
+        stage = "ended"
+    elif any(model.get("status") == "ready" for model in models):
+        stage = "ready"
+    elif models:
+        stage = "loading"
+    else:
+        stage = "picked up"
+    text = "; ".join(model["progress"] for model in models if model.get("progress"))
+    reason = status.get("error") or str(task.get("status_reason") or "") if stage == "ended" else ""
+    return Followed(stage, task_status, text, reason, status, models)
+
+
+def follow(api: ClearMLApi, task_id: str, *, poll_s: float = _POLL_S) -> Iterator[Followed]:
+    """Yield the task's state whenever it changes, until it is ready or has ended."""
+    last: Followed | None = None
+    while True:
+        now = read_task(api, task_id)
+        if now != last:
+            yield now
+            last = now
+        if now.stage in ("ready", "ended"):
+            return
+        time.sleep(poll_s)

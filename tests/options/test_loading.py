@@ -1,0 +1,239 @@
+"""Hyperparameters to settings: values, lists, aliases, and every problem at once."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from apps.llamacpp.options import LlamaCppSettings
+from common.errors import ConfigurationError, Problem
+from common.options.loading import Loaded, flatten_config, load_settings, render_value
+
+MODEL = {"Model/model": "provider/repo/model.gguf"}
+
+
+def load(parameters: dict[str, Any]) -> Loaded[LlamaCppSettings]:
+    return load_settings(LlamaCppSettings, parameters)
+
+
+def problems(parameters: dict[str, Any]) -> list[Problem]:
+    with pytest.raises(ConfigurationError) as caught:
+        load(parameters)
+    return list(caught.value.problems)
+
+
+def test_strings_become_typed_values() -> None:
+    settings = load(
+        {
+            **MODEL,
+            "Model/temperature": "0.5",
+            "Model/top_k": "40",
+            "Model/embedding": "false",
+            "Model/verbose": "True",
+            "General/drain_seconds": "5",
+            "Idle/idle_time_limit_hours": "0.5",
+        }
+    ).settings
+    (model,) = settings.models
+    assert (model.temperature, model.top_k, model.embedding, model.verbose) == (
+        0.5,
+        40,
+        False,
+        True,
+    )
+    assert settings.general.drain_seconds == 5
+    assert settings.idle.idle_time_limit_hours == 0.5
+
+
+def test_empty_means_not_set_for_booleans_too() -> None:
+    (model,) = load({**MODEL, "Model/embedding": "", "Model/temperature": "  "}).settings.models
+    assert model.embedding is None
+    assert model.temperature is None
+    assert set(model.given()) == {"model"}
+
+
+def test_choices_are_accepted_in_any_case() -> None:
+    (model,) = load(
+        {**MODEL, "Model/split_mode": "Layer", "Advanced/type_k": "Q8_0"}
+    ).settings.models
+    assert model.split_mode == "layer"
+    assert model.type_k == "q8_0"
+
+
+def test_all_problems_are_reported_together() -> None:
+    found = problems(
+        {
+            "Model/temprature": "1",
+            "Model/temperature": "hot",
+            "Model/top_k": "1.5",
+            "Model/min_p": "3",
+            "Model/split_mode": "diagonal",
+            "Model/tensor_split": "3;2",
+            "Model/model_endpoint_name": "../admin",
+            "General/port": "99999",
+            "General/enable_disk_swapping": "true",
+            "General/enable_automatic_cpu_offloading": "true",
+            "Idle/idle_time_limit_hours": "-1",
+            "Ideal/idle_time_limit_hours": "1",
+        }
+    )
+    by_path = {problem.path: problem for problem in found}
+    assert set(by_path) == {
+        "Model/temprature",
+        "Model/temperature",
+        "Model/top_k",
+        "Model/min_p",
+        "Model/split_mode",
+        "Model/tensor_split",
+        "Model/model_endpoint_name",
+        "Model/model",
+        "General/port",
+        "General/enable_disk_swapping",
+        "Idle/idle_time_limit_hours",
+        "Ideal/idle_time_limit_hours",
+    }
+    assert 'did you mean "Model/temperature"' in by_path["Model/temprature"].message
+    assert (
+        'did you mean "Idle/idle_time_limit_hours"'
+        in by_path["Ideal/idle_time_limit_hours"].message
+    )
+    assert by_path["Model/temperature"].title == "Temperature"
+    assert by_path["Model/temperature"].value == "hot"
+    assert "a number" in by_path["Model/temperature"].message
+    assert "a whole number" in by_path["Model/top_k"].message
+    assert "at most 1" in by_path["Model/min_p"].message
+    assert "'none', 'layer', 'row'" in by_path["Model/split_mode"].message
+    assert (
+        "General/enable_automatic_cpu_offloading" in by_path["General/enable_disk_swapping"].message
+    )
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e999"])
+def test_numbers_that_are_none_are_refused(value: str) -> None:
+    (problem,) = problems({**MODEL, "Model/temperature": value})
+    assert problem.path == "Model/temperature"
+
+
+def test_secret_values_never_reach_a_problem() -> None:
+    found = problems({"General/api_key": "sesame-open", "Model/cli": "--api-key sesame-open"})
+    assert "sesame" not in str(ConfigurationError(found))
+
+
+def test_models_list_gives_several_models_and_wins_over_the_flat_section() -> None:
+    listed = [
+        {"model": "a/b/c.gguf", "temperature": 0.5},
+        {"model": "a/b/d*.gguf", "parallel": "2"},
+    ]
+    loaded = load(
+        {"Models/models": json.dumps(listed), "Model/temperature": "1", "Model/model": "x/y/z.gguf"}
+    )
+    first, second = loaded.settings.models
+    assert (first.temperature, second.parallel) == (0.5, 2)
+    (warning,) = loaded.warnings
+    assert "Model/model, Model/temperature" in warning
+
+
+def test_problems_in_the_list_name_the_item() -> None:
+    listed = [{"model": "a/b/c.gguf", "temprature": 1}, {"temperature": "hot"}, 7]
+    paths = {p.path for p in problems({"Models/models": json.dumps(listed)})}
+    assert paths == {
+        "Models/models[0].temprature",
+        "Models/models[1].temperature",
+        "Models/models[1].model",
+        "Models/models[2]",
+    }
+
+
+@pytest.mark.parametrize("value", ["{", '{"model": "a/b/c.gguf"}', "7"])
+def test_a_list_that_is_none_is_refused(value: str) -> None:
+    (problem,) = problems({"Models/models": value})
+    assert problem.path == "Models/models"
+
+
+def test_two_models_cannot_have_one_endpoint_name() -> None:
+    listed = [{"model": "a/b/c.gguf"}, {"model": "x/y/z.gguf", "model_endpoint_name": "a/b/c.gguf"}]
+    (problem,) = problems({"Models/models": json.dumps(listed)})
+    assert problem.path == "Models/models[1]"
+    assert "a/b/c.gguf" in problem.message
+
+
+def test_an_advanced_option_may_stand_in_the_model_section_but_not_contradict() -> None:
+    (model,) = load({**MODEL, "Model/flash_attention": "true"}).settings.models
+    assert model.flash_attention is True
+    (problem,) = problems({**MODEL, "Model/type_k": "q8_0", "Advanced/type_k": "f16"})
+    assert problem.path == "Advanced/type_k"
+
+
+def test_contradicting_twins_are_refused() -> None:
+    paths = {
+        p.path
+        for p in problems(
+            {
+                **MODEL,
+                "Model/parallel": "4",
+                "Advanced/max_batch_size": "2",
+                "Model/no_mmap": "true",
+                "Advanced/use_mmap": "true",
+                "Advanced/max_input_tokens": "100",
+                "Advanced/max_total_tokens": "100",
+            }
+        )
+    }
+    assert paths == {"Advanced/max_batch_size", "Advanced/use_mmap", "Advanced/max_input_tokens"}
+
+
+def test_sections_of_clearml_are_left_alone() -> None:
+    loaded = load({**MODEL, "Status/status": "idle", "properties/x": "1", "Args/y": "2"})
+    assert len(loaded.settings.models) == 1
+
+
+def test_further_checks_see_models_that_have_other_problems() -> None:
+    seen = []
+
+    def check(where: str, model: Any, settings: Any) -> list[Problem]:
+        seen.append((where, model.cli))
+        return [Problem("no such flag", path="cli", value=model.cli)]
+
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(
+            LlamaCppSettings, {**MODEL, "Model/cli": "--bogus", "Model/temperature": "hot"}, check
+        )
+    assert seen == [("Model", "--bogus")]
+    assert {p.path for p in caught.value.problems} == {"Model/cli", "Model/temperature"}
+
+
+@pytest.mark.parametrize(
+    ("text", "ports"),
+    [("8800", range(8800, 8801)), ("8800-8802", range(8800, 8803)), ("", range(8800, 8900))],
+)
+def test_ports(text: str, ports: range) -> None:
+    assert load({**MODEL, "General/port": text}).settings.general.ports() == ports
+
+
+@pytest.mark.parametrize("text", ["x", "0", "70000", "8802-8800", "1-", "-5"])
+def test_ports_that_are_none_are_refused(text: str) -> None:
+    (problem,) = problems({**MODEL, "General/port": text})
+    assert problem.path == "General/port"
+
+
+def test_configuration_files_may_be_flat_or_nested() -> None:
+    flat = {"Model/model": "a/b/c.gguf", "General/port": 8800}
+    nested = {"Model": {"model": "a/b/c.gguf"}, "General": {"port": 8800}}
+    assert flatten_config(flat) == flatten_config(nested) == flat
+    assert flatten_config({"models": [{"model": "x"}]}) == {"Models/models": [{"model": "x"}]}
+    with pytest.raises(ConfigurationError):
+        flatten_config([1])
+
+
+def test_values_are_stored_as_strings_that_load_again() -> None:
+    assert [render_value(v) for v in (None, True, False, 3, 0.5, "x", [{"a": 1}])] == [
+        "",
+        "true",
+        "false",
+        "3",
+        "0.5",
+        "x",
+        '[{"a": 1}]',
+    ]
