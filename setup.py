@@ -25,6 +25,7 @@ setup(
         "pydantic>=2.9",
         "requests>=2.31",
         "rich>=13.7",
+        "typing-extensions>=4.12",
     ],
     extras_require={
         # The prebuilt wheel: no compiler. The native llama-server is used instead where it exists.

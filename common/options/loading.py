@@ -88,7 +88,7 @@ def load_settings(
             name: group if group is not None else cls.group_types()[name]()
             for name, group in groups.items()
         }
-        partial = cls.model_construct(models=(), **valid)
+        partial = cls.of_parts((), valid)
         reading.check = lambda where, model: check(where, model, partial)
     models = _load_models(reading, cls, given)
     reading.problems += cls.cross_problems(
@@ -96,7 +96,11 @@ def load_settings(
     )
     if reading.problems:
         raise ConfigurationError(reading.problems)
-    settings = cls.model_construct(models=tuple(model for _, model in models), **groups)
+    # Without problems every part is there.
+    settings = cls.of_parts(
+        [model for _, model in models if model],
+        {name: group for name, group in groups.items() if group},
+    )
     return Loaded(settings, tuple(reading.warnings))
 
 

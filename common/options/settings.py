@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+from typing_extensions import Self
 
 from common.errors import Problem
 from common.options.declaration import Option, OptionGroup, describe_options
@@ -74,6 +75,12 @@ class AppSettings(BaseModel, Generic[ModelT, GeneralT]):
             for name, info in cls.model_fields.items()
             if isinstance(info.annotation, type) and issubclass(info.annotation, OptionGroup)
         }
+
+    @classmethod
+    def of_parts(cls, models: Sequence[ModelOptions], groups: Mapping[str, OptionGroup]) -> Self:
+        """Put validated parts together without validating them again."""
+        parts: dict[str, Any] = {"models": tuple(models), **groups}
+        return cls.model_construct(None, **parts)
 
     @classmethod
     def options(cls, *, entry: bool = True) -> Iterator[Option]:

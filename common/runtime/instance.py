@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
-import secrets
 import shlex
+import threading
 import time
 from collections.abc import Mapping
 
@@ -18,16 +17,19 @@ from common.errors import (
     DeployError,
     InternalError,
     Problem,
+    RequestError,
 )
 from common.gateway.app import Gateway
 from common.gateway.auth import ApiKeyAuthenticator, Authenticator, OpenAuthenticator
-from common.gateway.keys import default_key_file
+from common.gateway.key_file import default_key_file
+from common.gateway.keys import generate_key
 from common.gateway.models import GatewaySettings, ServedModel
 from common.gateway.names import check_endpoint_name
+from common.models.clearml_registry import find_model
 from common.models.fetch import ModelFiles, fetch
-from common.models.progress import ProgressEvent, progress_line
-from common.models.reference import default_endpoint_name, parse_reference
-from common.models.resolve import resolve_name
+from common.models.progress import ProgressEvent
+from common.models.reference import ReferenceKind, default_endpoint_name, parse_reference
+from common.models.use import InUse
 from common.options.settings import ModelOptions
 from common.runtime.app import AnySettings, App, InstalledEngine, ModelPlan
 from common.runtime.console import Console
@@ -67,7 +69,8 @@ class Instance:
         self._sockets = SocketDirectory()
         self._preparing: set[asyncio.Task[None]] = set()
         self._progress: dict[str, str] = {}
-        self._pins = contextlib.ExitStack()
+        self._in_use: list[InUse] = []
+        self._cancel_fetch = threading.Event()
         self.name = name
         self.task_id = task_id
         self.models: list[HostedModel] = []
@@ -130,13 +133,15 @@ class Instance:
                 self._console.line(
                     "Requests were still running at the end of the drain; they are cut off."
                 )
+        self._cancel_fetch.set()
         for task in self._preparing:
             task.cancel()
         await asyncio.gather(*self._preparing, return_exceptions=True)
         await asyncio.gather(*(model.stop(_ENGINE_GRACE_S) for model in self.models))
         if self.gateway is not None:
             await self.gateway.stop()
-        self._pins.close()
+        for held in self._in_use:
+            held.release()
         self._sockets.close()
 
     def _listed(self) -> list[tuple[str, ModelOptions]]:
@@ -153,7 +158,10 @@ class Instance:
             name = model.endpoint_name
             if not name:
                 reference = parse_reference(model.reference)
-                registered = await asyncio.to_thread(resolve_name, reference)
+                registered = None
+                if reference.kind is ReferenceKind.CLEARML:
+                    found = await asyncio.to_thread(find_model, reference.model_id)
+                    registered = found.name
                 name = default_endpoint_name(reference, registered)
                 if registered and check_endpoint_name(name):
                     # A registry's names may be anything; an endpoint's is part of a URL.
@@ -170,6 +178,25 @@ class Instance:
         if problems:
             raise ConfigurationError(problems)
         return names
+
+    async def load(self, name: str) -> None:
+        """Start a model's engine, unless it runs, and wait for it."""
+        await self._model(name).ensure_ready(None)
+
+    async def unload(self, name: str) -> None:
+        """Stop a model's engine; the next request starts it again."""
+        await self._model(name).stop(_ENGINE_GRACE_S)
+
+    async def sleep(self, name: str) -> None:
+        """The CPU tier needs the memory manager, which this engine does not have yet."""
+        raise RequestError(
+            f'The model "{name}" cannot be put to sleep: its engine has no CPU tier. Unload it instead.',
+            status=409,
+            code="not_supported",
+        )
+
+    def _model(self, name: str) -> HostedModel:
+        return next(model for model in self.models if model.name == name)
 
     def _engine_address(self) -> EngineAddress:
         if self._engine.listens_on_sockets:
@@ -204,7 +231,7 @@ class Instance:
             served,
             self._authenticator(),
             self.recorder,
-            admin=None,
+            admin=self,
             log=self._console.line,
         )
 
@@ -223,7 +250,7 @@ class Instance:
             )
         given = general.api_key.get_secret_value() if general.api_key else None
         if not given:
-            self.generated_key = f"cd-{secrets.token_urlsafe(32)}"
+            self.generated_key = generate_key()
         key = given or self.generated_key or ""
         self._console.hide([key])
         return ApiKeyAuthenticator(key, default_key_file(self._environ), log=self._console.line)
@@ -244,14 +271,18 @@ class Instance:
 
     async def _fetch_and_start(self, model: HostedModel, threads: int) -> None:
         token = self._settings.general.hugging_face_token
+        # One per model: fetches run in threads, and an `InUse` belongs to one of them.
+        held = InUse()
+        self._in_use.append(held)
         files = await asyncio.to_thread(
             fetch,
             model.options.reference,
             token=token.get_secret_value() if token else None,
             progress=lambda event: self._show_progress(model, event),
             want=self._app.wants,
+            cancel=self._cancel_fetch,
+            in_use=held,
         )
-        self._pins.enter_context(in_use(files.all))
         plan = self._plan(model, files, threads)
         for line in await asyncio.to_thread(self._app.inspect, plan, files, self._settings):
             self._console.line(f"{model.name}: {line}")
@@ -278,7 +309,7 @@ class Instance:
         )
 
     def _show_progress(self, model: HostedModel, event: ProgressEvent) -> None:
-        text = progress_line(event)
+        text = str(event)
         self._progress[model.name] = text
         self._console.line(text)
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 
-import aiohttp
 import psutil
 
 from common.clearml.instance import InstanceTask
-from common.engines.contract import EngineAddress
+from common.errors import EngineCrashError
 from common.runtime.app import AnySettings, InstalledEngine
 from common.runtime.hosted_model import HostedModel
 from common.runtime.idle import InstanceStatus, idle_seconds, instance_status
@@ -69,13 +68,13 @@ class Reporting:
         """Report what happened since the last report, one series per model."""
         await asyncio.gather(*(self._count_tokens(model) for model in self._instance.models))
         snapshot = self._instance.recorder.snapshot()
-        points = [tuple(point) for point in scalars_between(self._last, snapshot)]
+        points: list[tuple[str, str, float]] = list(scalars_between(self._last, snapshot))
         self._last = snapshot
         for model in self._instance.models:
             memory = _resident_bytes(model)
             if memory:
                 points.append(("Memory (GiB)", model.name, memory / _GIB))
-        self._task.report_scalars([(str(t), str(s), float(v)) for t, s, v in points])
+        self._task.report_scalars(points)
 
     def _row(self, model: HostedModel) -> ModelRow:
         gateway = self._instance.gateway
@@ -91,32 +90,22 @@ class Reporting:
         path = self._engine.metrics_path
         requests = self._instance.recorder.snapshot().models[model.name]
         seen = requests.requests + requests.in_flight
-        if path is None or model.status != "ready" or self._counted.get(model.name) == seen:
+        gateway = self._instance.gateway
+        if (
+            gateway is None
+            or path is None
+            or model.status != "ready"
+            or self._counted.get(model.name) == seen
+        ):
             return
         try:
-            text = await _get_text(model.address, path)
-            tokens = parse_engine_tokens(text)
-        except (aiohttp.ClientError, asyncio.TimeoutError, ValueError, OSError):
+            tokens = parse_engine_tokens(await gateway.engine_text(model.name, path))
+        except (EngineCrashError, ValueError):
             return  # the engine is busy or gone; its totals are read next time
         if tokens is not None:
             self._instance.recorder.observe_engine_tokens(model.name, tokens)
         if not requests.in_flight:
             self._counted[model.name] = seen
-
-
-async def _get_text(address: EngineAddress, path: str) -> str:
-    connector = (
-        aiohttp.UnixConnector(str(address.socket_path))
-        if address.socket_path
-        else aiohttp.TCPConnector()
-    )
-    timeout = aiohttp.ClientTimeout(total=5)
-    async with (
-        aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-        session.get(address.base_url + path) as response,
-    ):
-        response.raise_for_status()
-        return await response.text()
 
 
 def _resident_bytes(model: HostedModel) -> int:

@@ -27,7 +27,8 @@ class ModelRow:
 def access_example(row: ModelRow, *, is_embedding: bool, key: str = KEY_PLACEHOLDER) -> str:
     """The curl command that sends a prompt to a model."""
     if is_embedding:
-        path, body = "/embeddings", {"model": row.name, "input": "Hello world!"}
+        path = "/embeddings"
+        body: dict[str, object] = {"model": row.name, "input": "Hello world!"}
     else:
         path = "/chat/completions"
         body = {"model": row.name, "messages": [{"role": "user", "content": "Hello world!"}]}
