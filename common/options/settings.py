@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import Self
@@ -80,7 +80,7 @@ class AppSettings(BaseModel, Generic[ModelT, GeneralT]):
     def of_parts(cls, models: Sequence[ModelOptions], groups: Mapping[str, OptionGroup]) -> Self:
         """Put validated parts together without validating them again."""
         parts: dict[str, Any] = {"models": tuple(models), **groups}
-        return cls.model_construct(None, **parts)
+        return cast("Self", cls.model_construct(None, **parts))
 
     @classmethod
     def options(cls, *, entry: bool = True) -> Iterator[Option]:
