@@ -77,9 +77,10 @@ class LineSplitter:
         # A carriage return at the very end may be half of a line's end.
         redraws, found, current = self._pending[:-1].rpartition(b"\r")
         if found:
-            if self._clock() - self._redrawn_at >= REDRAW_INTERVAL_S:
-                self._redrawn_at = self._clock()
-                self._give(redraws.rpartition(b"\r")[2][:MAX_LINE_BYTES], lines)
+            now = self._clock()
+            if now - self._redrawn_at >= REDRAW_INTERVAL_S:
+                shown = redraws.rpartition(b"\r")[2][:MAX_LINE_BYTES]
+                self._redrawn_at = now if self._give(shown, lines) else self._redrawn_at
             self._pending = current + self._pending[-1:]
         if len(self._pending) > MAX_LINE_BYTES:
             self._give(self._pending[:MAX_LINE_BYTES], lines)
@@ -87,7 +88,8 @@ class LineSplitter:
             self._pending, self._is_cut = b"", True
 
     @staticmethod
-    def _give(raw: bytes, lines: list[str]) -> None:
+    def _give(raw: bytes, lines: list[str]) -> bool:
         text = clean(raw)
         if text:
             lines.append(text)
+        return bool(text)

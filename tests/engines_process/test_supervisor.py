@@ -8,6 +8,7 @@ import dataclasses
 import os
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -52,6 +53,20 @@ async def test_supervisor_starts_and_stops(launcher: Launcher) -> None:
     assert supervisor.restarts == 0
     assert supervisor.address.socket_path is not None
     assert not supervisor.address.socket_path.exists()
+
+
+async def test_supervisor_runs_the_stub_engine(launcher: Launcher) -> None:
+    """The fake that other tests trust, on a Unix socket, through load, service and crash."""
+    spec = launcher.spec()
+    stub = str(Path(__file__).parents[1] / "fakes" / "stub_engine.py")
+    flags = ("--socket", str(spec.address.socket_path), "--load-seconds", "0.3", "--fork-child")
+    command = dataclasses.replace(spec.command, argv=(sys.executable, stub, *flags))
+    supervisor = launcher.supervise(spec=dataclasses.replace(spec, command=command))
+    await supervisor.ensure_ready(20)
+    assert supervisor.load_s is not None
+    assert supervisor.load_s >= 0.3
+    await supervisor.stop()
+    assert supervisor.state is STOPPED
 
 
 async def test_start_returns_at_once_and_is_idempotent(launcher: Launcher, tmp_path: Path) -> None:
