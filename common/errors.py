@@ -17,6 +17,7 @@
     │   ├── EngineConfigurationError  the engine refuses what it was told; restarting cannot help
     │   └── EngineCrashError          it died or hung; restarting may help
     ├── ControlPlaneError       the ClearML server or its agent
+    │   └── ServerAwayError           the server cannot be reached now; trying again may help
     └── InternalError           our own mistake
 
 A message says what happened with the user's own names, why, and what to do. It never holds a secret.
@@ -183,6 +184,13 @@ class ControlPlaneError(DeployError):
     """The ClearML server or its agent did not do what was asked."""
 
     code = "control_plane"
+
+
+class ServerAwayError(ControlPlaneError):
+    """The ClearML server cannot be reached, or is overloaded; the same call may work later."""
+
+    code = "server_away"
+    http_status = 503
 
 
 class InternalError(DeployError):

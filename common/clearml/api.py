@@ -13,7 +13,7 @@ from typing import Any
 
 import requests
 
-from common.errors import ControlPlaneError
+from common.errors import ControlPlaneError, ServerAwayError
 
 # A few quick tries bridge a restart of the server; longer outages are the caller's to wait out.
 _RETRIES = {"total": 3, "connect": 3, "read": 3, "backoff_factor": 0.3, "backoff_max": 3.0}
@@ -36,15 +36,20 @@ class ClearMLApi:
         """Call ``service.action`` and return the answer's data.
 
         Raises:
-            ControlPlaneError: The server cannot be reached, or refuses; with its own words.
+            ServerAwayError: The server cannot be reached now.
+            ControlPlaneError: It refuses; with its own words.
         """
         try:
             response = self._connected().send_request(service, action, json=body)
         except (requests.RequestException, OSError) as error:
-            raise ControlPlaneError(
+            raise ServerAwayError(
                 f"The ClearML server {self.host} cannot be reached ({type(error).__name__}). "
                 "Check that it runs and that clearml.conf names it."
             ) from error
+        if response.status_code >= 500 or response.status_code == 429:
+            raise ServerAwayError(
+                f"The ClearML server answered with status {response.status_code}."
+            )
         try:
             answer = response.json()
         except ValueError as error:
@@ -68,6 +73,10 @@ class ClearMLApi:
 
             try:
                 self._session = Session(http_retries_config=dict(_RETRIES))
+            except requests.RequestException as error:
+                raise ServerAwayError(
+                    f"The ClearML server {self.host} cannot be reached ({type(error).__name__})."
+                ) from error
             except (SessionError, ValueError) as error:
                 raise ControlPlaneError(
                     f"The login at the ClearML server failed: {str(error).splitlines()[0]}"

@@ -13,7 +13,7 @@ from typing import Literal
 from common.clearml.api import ClearMLApi
 from common.clearml.outbox import Outbox
 from common.clearml.task import OpenTask
-from common.errors import ControlPlaneError
+from common.errors import ServerAwayError
 
 STATUS_SECTION = "Status"
 # Shown in the task table of the open-source UI, which can sort by user properties but not by parameters.
@@ -116,7 +116,7 @@ class InstanceTask:
             items += [_item("properties", n, batch[n]) for n in _PROPERTIES if n in batch]
         try:
             self._write_items(items, "none")
-        except ControlPlaneError:
+        except ServerAwayError:
             with self._lock:
                 self._unsent = {**batch, **self._unsent}
             raise
@@ -133,6 +133,7 @@ class InstanceTask:
             task=self.id,
             hyperparams=items,
             replace_hyperparams=replace,
+            force=True,  # the parameters of a running task are locked without it
         )
 
 

@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from common.errors import ControlPlaneError
+from common.errors import ServerAwayError
 
 _RETRY_S = 5.0
 # What cannot be merged (scalar points) is bounded: an hour of points at the usual rate fits.
@@ -77,7 +77,7 @@ class Outbox:
                 self._busy = True
             try:
                 job()
-            except ControlPlaneError as error:
+            except ServerAwayError as error:
                 if not is_away:
                     self._warn(f"Reports to ClearML are delayed: {error}")
                 is_away = True

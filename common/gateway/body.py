@@ -67,6 +67,8 @@ class RequestBody:
 
     async def prepare(self) -> None:
         """Read a small body at once; leave a large or unannounced one on the wire."""
+        if self._memory is not None or self._file is not None:
+            return
         length = self._request.content_length
         if not self._request.can_read_body:
             self._memory = b""

@@ -74,7 +74,9 @@ def answer_for(error: BaseException) -> ErrorAnswer:
             error.retry_after_s,
         )
     if isinstance(error, DeployError):
-        retry_after_s = DEFAULT_RETRY_AFTER_S if isinstance(error, CapacityError) else None
+        retry_after_s = None
+        if isinstance(error, CapacityError):
+            retry_after_s = error.retry_after_s or DEFAULT_RETRY_AFTER_S
         kind = "invalid_request_error" if error.http_status < 500 else "server_error"
         return ErrorAnswer(
             error.http_status, str(error), kind, error.code, retry_after_s=retry_after_s

@@ -13,10 +13,12 @@ The estimate is pure arithmetic over the GGUF header. Its three parts follow lla
   Recurrent layers hold a state instead, `(conv_kernel - 1) * (inner_size + 2 * group_count *
   state_size) + inner_size * state_size` floats per slot (Mamba) or
   `embedding_length * (head_size + token_shift_count)` (RWKV), the same for every context.
-* **Compute buffer**: the largest activations of one micro-batch in 32-bit floats,
-  `ubatch * 4 * max(vocabulary, 3 * feed_forward_length + 6 * embedding_length)`, the attention mask
-  `ubatch * cells * 4`, and without flash attention the scores `ubatch * cells * head_count * 4`.
-  The graph allocator of ggml reuses buffers, so the largest step counts and not the sum.
+* **Compute buffer**: the activations of one micro-batch in 32-bit floats,
+  `ubatch * 4 * (3 * feed_forward_length + 6 * embedding_length)` (with experts: the feed-forward
+  length of those that are used together), the attention mask in 16 bits, `ubatch * cells * 2`,
+  without flash attention the scores, `ubatch * cells * head_count * 4`, and the logits of each
+  slot, `slots * vocabulary * 8`. The coefficients are an upper bound of what llama.cpp's scheduler
+  reserved in measurements (its line "compute buffer size"); the tests hold some of them.
 """
 
 from __future__ import annotations
@@ -95,6 +97,7 @@ class ModelShape:
         layer_bytes: Bytes of the tensors of each layer.
         output_bytes: Bytes of the output tensors, which go to the GPU after the last layer.
         input_bytes: Bytes of the token embeddings and all else, which stay in the host's memory.
+        tied_bytes: Bytes of the embeddings where they are the output too: a GPU gets a second copy.
         kv_heads: Heads of the KV cache of each layer; 0 where a layer has none.
         windows: Sliding window of each layer in tokens; 0 = the whole context.
     """
@@ -103,6 +106,7 @@ class ModelShape:
     layer_bytes: tuple[int, ...]
     output_bytes: int
     input_bytes: int
+    tied_bytes: int
     kv_heads: tuple[int, ...]
     windows: tuple[int, ...]
     key_length: int
@@ -146,12 +150,18 @@ def read_shape(parts: Sequence[GgufHeader]) -> ModelShape:
     kv_heads = _per_layer(head.metadata.get(f"{arch}.attention.head_count_kv"), layers, heads)
     head_length = width // most_heads if most_heads else 0
     layer_bytes, output_bytes, input_bytes = _tensor_bytes(parts, layers)
-    forward = _per_layer(head.metadata.get(f"{arch}.feed_forward_length"), layers, 4 * width)
+    experts = (head.number(f"{arch}.expert_feed_forward_length") or 0) * (
+        head.number(f"{arch}.expert_used_count") or 0
+    )
+    forward = _per_layer(
+        head.metadata.get(f"{arch}.feed_forward_length"), layers, experts or 4 * width
+    )
     return ModelShape(
         architecture=arch,
         layer_bytes=layer_bytes,
         output_bytes=output_bytes,
         input_bytes=input_bytes,
+        tied_bytes=_tied_bytes(parts),
         kv_heads=kv_heads,
         windows=_windows(head, layers),
         key_length=head.number(f"{arch}.attention.key_length") or head_length,
@@ -159,7 +169,7 @@ def read_shape(parts: Sequence[GgufHeader]) -> ModelShape:
         state_bytes_per_slot=_state_bytes(head, kv_heads, width),
         heads=most_heads,
         embedding_length=width,
-        feed_forward_length=max(forward),
+        feed_forward_length=max(*forward, experts),
         vocabulary=_vocabulary(head),
         trained_context=head.context_length,
         # Encoders (embedding models such as BERT) attend in both directions and keep no cache.
@@ -210,11 +220,12 @@ def with_context(request: CacheRequest, context: int) -> CacheRequest:
 
 def _compute_bytes(shape: ModelShape, request: CacheRequest) -> int:
     ubatch = min(request.ubatch, request.cells)
-    step = max(shape.vocabulary, 3 * shape.feed_forward_length + 6 * shape.embedding_length)
+    step = 3 * shape.feed_forward_length + 6 * shape.embedding_length
     cells = request.cells if shape.has_cache else ubatch
-    mask = ubatch * cells * 4
+    mask = ubatch * cells * 2
     scores = 0 if request.flash_attention else ubatch * cells * shape.heads * 4
-    return ubatch * 4 * step + mask + scores
+    logits = request.slots * shape.vocabulary * 8
+    return ubatch * 4 * step + mask + scores + logits
 
 
 def _per_layer(value: Value | None, layers: int, default: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -289,3 +300,8 @@ def _tensor_bytes(parts: Sequence[GgufHeader], layers: int) -> tuple[tuple[int, 
         by_layer = [size + share for size in by_layer]
         other += rest_bytes
     return tuple(by_layer), output, other
+
+
+def _tied_bytes(parts: Sequence[GgufHeader]) -> int:
+    sizes = {tensor.name: tensor.n_bytes or 0 for part in parts for tensor in part.tensors}
+    return 0 if "output.weight" in sizes else sizes.get("token_embd.weight", 0)

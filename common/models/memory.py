@@ -117,7 +117,7 @@ def _number(path: Path) -> int | None:
 
 def _stat(path: Path, key: str) -> int:
     try:
-        pairs = dict(line.split() for line in path.read_text().splitlines())
+        pairs = dict(line.partition(" ")[::2] for line in path.read_text().splitlines())
         return int(pairs.get(key, 0))
     except (OSError, ValueError):
         return 0
@@ -222,8 +222,10 @@ def plan_memory(
         return MemoryNeed(estimate.total_bytes + _HOST_OVERHEAD_BYTES, 0)
     first = max(shape.layers - gpu_layers, 0)
     gpu = sum(shape.layer_bytes[first:])
+    copied = 0
     if gpu_layers > shape.layers:
         gpu += shape.output_bytes
+        copied = shape.tied_bytes
     if offload_kv:
         gpu += sum(kv_bytes_by_layer(shape, request)[first:])
         state = shape.state_bytes_per_slot * request.slots
@@ -231,7 +233,7 @@ def plan_memory(
     host = estimate.weights_bytes + estimate.kv_bytes - gpu + _HOST_OVERHEAD_BYTES
     # Each GPU holds its own compute buffer and context.
     per_gpu = estimate.compute_bytes + _GPU_OVERHEAD_BYTES
-    return MemoryNeed(host, gpu + per_gpu * gpu_count)
+    return MemoryNeed(host, gpu + copied + per_gpu * gpu_count)
 
 
 def check_fits(

@@ -73,7 +73,7 @@ def render_bytes(count: int) -> str:
 
 def render_gib(count: int) -> str:
     """Render a size as memory is counted: powers of 1024, such as ``4.58 GiB``."""
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 // 10 else f"{count / 2**20:.1f} MiB"
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def ignore_progress(_: ProgressEvent) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 
 from common.clearml.outbox import Outbox
-from common.errors import ControlPlaneError
+from common.errors import ServerAwayError
 
 
 def test_jobs_run_in_order() -> None:
@@ -38,7 +38,7 @@ def test_a_job_is_retried_until_the_server_is_back_and_order_is_kept() -> None:
 
     def flaky() -> None:
         if is_away.is_set():
-            raise ControlPlaneError("no server")
+            raise ServerAwayError("no server")
         done.append("first")
 
     outbox = Outbox(lines.append, retry_s=0.01)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from clearml import InputModel, Model, OutputModel, Task
+from clearml.backend_api.session.client import APIClient
 
 folder = Path(sys.argv[1])
 seen = {}
@@ -38,9 +39,7 @@ task.upload_artifact("blob", str(blob), wait_on_upload=True)
 model = OutputModel(task=task, name="weights", framework="custom", tags=["m1"])
 uri = model.update_weights(weights_filename=str(blob), auto_delete_file=False)
 model.set_metadata("quant", "Q8_0", "str")
-model.wait_for_uploads() if hasattr(model, "wait_for_uploads") else None
 task.set_progress(50)
-task.flush(wait_for_uploads=True)
 seen["status_running"] = task.get_status()
 task.close()
 
@@ -100,6 +99,12 @@ seen["clone_reset"] = [clone.get_status(), sorted(clone.get_parameters_as_dict()
 seen["archived"] = [clone.set_archived(True), clone.get_archived()]
 seen["deleted"] = clone.delete(raise_on_error=True)
 seen["gone"] = Task.query_tasks(task_name="an edited clone")
+client = APIClient()
+seen["workers"] = len(client.workers.get_all())
+seen["queue"] = client.queues.get_by_id(client.queues.get_all(name="^default$")[0].id).name
+client.queues.create(name="another queue")
+seen["project_id"] = client.projects.get_by_id(again.project).project.name
+seen["hyper_params"] = len(client.tasks.get_hyper_params(tasks=[again.id])[0].hyperparams)
 again.reset(force=True)
 again.reload()
 seen["reset"] = [again.get_status(), sorted(again.artifacts), again.get_reported_scalars()]
