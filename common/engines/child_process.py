@@ -100,6 +100,8 @@ class ChildProcess:
         self._secrets = tuple(secrets)
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._was_stopped = False
+        # Code and signal; this one until the guard tells, for an engine that dies with its guard.
+        self._status: tuple[int | None, int | None] = (None, signal.SIGKILL)
         self._output_transport: asyncio.ReadTransport | None = None
         self._ended = asyncio.Event()
         self._watching: asyncio.Task[ExitStatus] | None = None
@@ -153,14 +155,24 @@ class ChildProcess:
         """
         assert self._watching is not None
         self.request_stop(grace_s)
-        done, _ = await asyncio.wait({self._watching}, timeout=grace_s + GUARD_MARGIN_S)
-        if not done:
+        if not await self._ends_within(grace_s + GUARD_MARGIN_S):
             self._kill_all()
-            done, _ = await asyncio.wait({self._watching}, timeout=GUARD_MARGIN_S)
-        if not done:
-            self._say(f"process {self.pid} cannot be ended: it waits in the kernel")
-            return ExitStatus(signal=signal.SIGKILL, was_stopped=True)
+            if not await self._ends_within(GUARD_MARGIN_S):
+                self._say(f"process {self.pid} cannot be ended: it waits in the kernel")
+                return ExitStatus(signal=signal.SIGKILL, was_stopped=True)
         return self._watching.result()
+
+    async def _ends_within(self, timeout_s: float) -> bool:
+        assert self._watching is not None
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while True:
+            if self._watching.cancelled():
+                # `asyncio.run` cancels all at its end, also what watches for us.
+                self._watching = loop.create_task(self._watch())
+            await asyncio.wait({self._watching}, timeout=max(0.0, deadline - loop.time()))
+            if not self._watching.cancelled():
+                return self._watching.done()
 
     def request_stop(self, grace_s: float) -> None:
         """Ask for `stop` without waiting; does not block and never fails."""
@@ -245,6 +257,8 @@ class ChildProcess:
         """Read the guard's next line; empty at its end."""
         loop = asyncio.get_running_loop()
         while b"\n" not in self._received:
+            if self._control.fileno() < 0:
+                return ""
             try:
                 data = await loop.sock_recv(self._control, 4096)
             except ConnectionError:
@@ -257,11 +271,9 @@ class ChildProcess:
 
     async def _watch(self) -> ExitStatus:
         """Follow the engine to its end; the only reader of the guard's reports."""
-        code: int | None = None
-        number: int | None = signal.SIGKILL
         while report := await self._read_report():
             word, _, value = report.partition(" ")
-            code, number = (int(value), None) if word == "exited" else (None, int(value))
+            self._status = (int(value), None) if word == "exited" else (None, int(value))
             self._ended.set()
         self._ended.set()
         await self._guard.wait()
@@ -273,7 +285,7 @@ class ChildProcess:
         await asyncio.wait({self._output.ended}, timeout=DRAIN_S)
         if self._output_transport is not None:
             self._output_transport.close()
-        return ExitStatus(code, number, self._was_stopped)
+        return ExitStatus(*self._status, was_stopped=self._was_stopped)
 
     def _kill_all(self) -> None:
         """Kill the engine's process group and the guard, as a last resort."""
