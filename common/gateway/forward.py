@@ -107,7 +107,8 @@ class EngineClient:
         """
         headers = CIMultiDict({"Content-Type": "application/json"})
         data = json.dumps(payload).encode()
-        response = await self.send(address, "POST", path, headers, data)
+        headers["Content-Length"] = str(len(data))
+        response = await self.send(address, "POST", path, headers, _blocks(data))
         async with response:
             try:
                 parsed = json.loads(await response.read())
@@ -160,6 +161,12 @@ class EngineClient:
             trust_env=False,  # a proxy of the environment is not for the engine
             read_bufsize=READ_BUFFER_BYTES,
         )
+
+
+async def _blocks(data: bytes) -> AsyncIterator[bytes]:
+    """Yield data in pieces, so that a prompt of megabytes is not one long write."""
+    for start in range(0, len(data), READ_BUFFER_BYTES):
+        yield data[start : start + READ_BUFFER_BYTES]
 
 
 def headers_for_engine(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
