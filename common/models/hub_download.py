@@ -90,7 +90,7 @@ def download_blob(
         except Exception as error:
             if not is_transient(error):
                 raise
-            failures = 1 if _size(request.partial) > have else failures + 1
+            failures = 0 if _size(request.partial) > have else failures + 1
             if failures >= _ATTEMPTS:
                 raise ModelUnavailableError(
                     f"The connection to {request.url.split('/resolve/')[0]} broke {failures} times "
@@ -98,7 +98,7 @@ def download_blob(
                     f"{render_bytes(request.size_bytes)} received ({type(error).__name__}: "
                     f"{error}). They are kept: the next start goes on from there."
                 ) from error
-            _wait(2.0 ** (failures - 1), cancel)
+            _wait(2.0 ** max(failures - 1, 0), cancel)
             was_resumed = True
         else:
             failures = 0

@@ -11,6 +11,7 @@ request: a connection cut after some bytes, slowness, ranges ignored. Every requ
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -87,6 +88,7 @@ class HubServer:
         self.bytes_per_second: float | None = None
         self.ignores_ranges = False
         self.fail_status: list[int] = []
+        self.connections: set[socket.socket] = set()
         self._repos: dict[str, _Repo] = {}
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -100,9 +102,19 @@ class HubServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Be away; a second call does nothing."""
+        if not self._thread.is_alive():
+            return
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(5)
+        # Kept-alive connections would go on being served by their threads.
+        for connection in list(self.connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     @property
     def url(self) -> str:
@@ -149,10 +161,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._route()
 
     def handle(self) -> None:
+        self.hub.connections.add(self.connection)
         try:
             super().handle()
         except (ConnectionError, TimeoutError):
             self.close_connection = True
+        finally:
+            self.hub.connections.discard(self.connection)
 
     def _route(self) -> None:
         path = urlsplit(self.path).path
