@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from common.errors import ModelError, Problem
 from common.gateway.names import check_endpoint_name
 from common.models.reference import default_endpoint_name, parse_reference
+from common.options.cli_field import last_value
 from common.options.declaration import option
 from common.options.settings import AppSettings, ModelOptions, RequestLimits
 from common.options.shared import GeneralOptions, IdleOptions, MemoryOptions
@@ -315,7 +316,11 @@ class LlamaCppModel(ModelOptions):
     @property
     def endpoint_name(self) -> str | None:
         """The field, else ``--alias`` in CLI."""
-        return self.model_endpoint_name
+        if self.model_endpoint_name or not self.cli:
+            return self.model_endpoint_name
+        # llama-server takes several, separated by commas; an endpoint has one name.
+        alias = last_value(self.cli, ("--alias", "-a")) or ""
+        return alias.partition(",")[0].strip() or None
 
     @property
     def limits(self) -> RequestLimits:

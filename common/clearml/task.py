@@ -72,6 +72,8 @@ def open_task(*, project: str, name: str, offline: bool, output_uri: str | None 
     Raises:
         ControlPlaneError: The server cannot be reached or refuses the credentials.
     """
+    # The SDK would fork a second process for its reports: 80 MB for a few points a minute.
+    os.environ.setdefault("CLEARML__sdk__development__report_use_subprocess", "false")
     from clearml import Task
     from clearml.backend_api.session.errors import SessionError
 

@@ -19,7 +19,7 @@ from common.local_server.client import ServerClient
 from common.local_server.data_dir import DataDir
 
 #: Seconds between two looks into the queue, and at the running task's process.
-POLL_S: Final = 0.5
+POLL_S: Final = 1.0
 _START_TIMEOUT_S: Final = 30.0
 #: A task's process gets this long to end by itself after SIGTERM.
 _TASK_GRACE_S: Final = 10.0

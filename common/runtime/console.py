@@ -8,6 +8,10 @@ from collections.abc import Iterable
 from typing import TextIO
 
 
+# How the supervisor marks its own lines among the engine's.
+SUPERVISOR_MARK = "[engine]"
+
+
 class Console:
     """Writes lines to standard output, which ClearML takes as the task's console log."""
 
@@ -43,6 +47,6 @@ class Console:
             self.line(text)
 
     def engine(self, model: str, text: str) -> None:
-        """Write one line of an engine's own output."""
-        if self.show_engine:
+        """Write one line of an engine's own output, or of its supervisor (marked ``[engine]``)."""
+        if self.show_engine or text.startswith(SUPERVISOR_MARK):
             self.line(f"[{model}] {text}")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shlex
 import threading
 import time
 from collections.abc import Mapping
 
-from common.engines.contract import EngineAddress, EngineCommand, EngineSpec, EngineState
+from common.engines.contract import EngineAddress, EngineSpec, EngineState
 from common.engines.cpu import default_threads
 from common.engines.ports import SocketDirectory, pick_port
 from common.errors import (
@@ -291,7 +290,6 @@ class Instance:
             self._console.line(
                 f'{model.name}: "{item.title}" ({item.path}) has no effect: {item.reason}'
             )
-        self._console.line(f"{model.name}: starting {shown_command(command)}")
         self._progress[model.name] = "loading"
         spec = EngineSpec(
             name=model.name, command=command, address=model.address, program=self._engine
@@ -314,7 +312,6 @@ class Instance:
         self._console.line(text)
 
     def _changed(self, model: HostedModel, state: EngineState) -> None:
-        self._console.line(f"{model.name}: {state.value}")
         if state is EngineState.READY and self.ready_at is None:
             self.ready_at = time.monotonic()
 
@@ -325,8 +322,3 @@ class Instance:
         if self.failure is None:
             self.failure = error
         self._stop.request("failed", str(error))
-
-
-def shown_command(command: EngineCommand) -> str:
-    """A command line as shown to people: quoted for a shell, secret variables left out."""
-    return shlex.join(command.argv)
