@@ -1,0 +1,74 @@
+"""The llama.cpp Model Deployment app, as the runtime and the command line use it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from apps.llamacpp.command import as_llamacpp
+from apps.llamacpp.engines.discovery import catalogue_engine, find_engine
+from apps.llamacpp.engines.installed import LlamaCppEngine
+from apps.llamacpp.inspection import check_memory, describe
+from apps.llamacpp.options import LlamaCppSettings
+from common.models.fetch import ModelFiles
+from common.models.footprint import read_shape
+from common.models.gguf import read_model
+from common.models.memory import available_memory
+from common.runtime.app import AnySettings, ModelPlan
+
+
+@dataclass(frozen=True)
+class LlamaCppApp:
+    """Implements `App`; made by `app`.
+
+    Attributes:
+        catalogue: A file of flags to show commands with instead of the installed engine's.
+    """
+
+    catalogue: Path | None = None
+
+    name: str = "llamacpp"
+    title: str = "llama.cpp Model Deployment"
+    settings: type[LlamaCppSettings] = LlamaCppSettings
+    wants: Literal["gguf", "repository"] = "gguf"
+
+    def with_catalogue(self, catalogue: Path) -> LlamaCppApp:
+        """This app with the flags of a catalogue file (see `apps.llamacpp.flags`)."""
+        return LlamaCppApp(catalogue)
+
+    def find_engine(self, settings: AnySettings, environ: Mapping[str, str]) -> LlamaCppEngine:
+        """Choose the engine on this machine: a native server, else the wheel, else the Python server.
+
+        Raises:
+            EngineMissingError: None is installed; says how to install one.
+            EngineConfigurationError: A native server was found and does not run.
+            UserError: The catalogue is none.
+        """
+        if self.catalogue is not None:
+            return catalogue_engine(self.catalogue, environ)
+        general = settings.general
+        return find_engine(general.engine, general.llama_server_path, environ)
+
+    def inspect(self, plan: ModelPlan, files: ModelFiles, settings: AnySettings) -> Sequence[str]:
+        """Check a model's files and what they need. Blocks for milliseconds.
+
+        Returns:
+            Lines for the console.
+
+        Raises:
+            ModelFormatError: Not GGUF, truncated, a part is missing.
+            CapacityError: It cannot fit into the worker's memory; says what would.
+        """
+        options = as_llamacpp(plan.options)
+        parts = read_model(files.all)
+        shape = read_shape(parts)
+        need = check_memory(options, shape, available_memory(os.environ), model=plan.name)
+        return list(describe(options, parts[0], shape, need))
+
+
+def app() -> LlamaCppApp:
+    """Make the app."""
+    return LlamaCppApp()

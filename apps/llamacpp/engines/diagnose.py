@@ -1,0 +1,166 @@
+"""Why a llama.cpp engine ended, from its exit code and its last lines. Pure.
+
+The patterns are the engines' own words; the table of the tests holds real output of each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from common.engines.contract import Diagnosis
+
+_SIGNALLED = 128
+_KILL, _SEGV, _ABRT, _ILL = 9, 11, 6, 4
+
+# "0.00.003.983 E llama_model_load: error ..." and, before 2026, no prefix at all.
+_PREFIX = re.compile(r"^(?:\d+\.\d\d\.\d{3}\.\d{3} )?(?:[EWIDT] )?")
+
+
+_SERVING = re.compile(r"model loaded|slot launch_slot|Uvicorn running on")
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """One cause: found when a line matches; `summary` gets the groups of the match."""
+
+    pattern: re.Pattern[str]
+    summary: str
+    is_configuration: bool = True
+
+
+def _rule(pattern: str, summary: str, *, is_configuration: bool = True) -> _Rule:
+    return _Rule(re.compile(pattern, re.IGNORECASE), summary, is_configuration)
+
+
+# In this order: a precise cause before the general failure that the engine prints after it.
+_RULES = (
+    _rule(
+        r"unknown model architecture: '(?P<arch>[^']*)'",
+        "The engine does not know the model's architecture '{arch}': use a newer llama.cpp, or a "
+        "model of an architecture that this one knows.",
+    ),
+    _rule(
+        r"(?:error: )?(?:invalid|unknown) argument: (?P<flag>\S+)",
+        "The engine has no argument {flag}.",
+    ),
+    _rule(
+        r'error while handling argument "(?P<flag>[^"]+)": (?P<why>.*)',
+        "The engine refuses the value of {flag}: {why}.",
+    ),
+    _rule(
+        r'error while handling environment variable "(?P<name>[^"]+)": (?P<why>.*)',
+        "The engine refuses the environment variable {name}: {why}.",
+    ),
+    _rule(
+        r"argument (?P<flag>\S+) (?P<why>(?:has no effect|cannot be set).*)",
+        "The engine refuses {flag}: {why}.",
+    ),
+    _rule(
+        r"tensor '(?P<tensor>[^']*)' data is not within the file bounds",
+        "The model file is truncated: its tensor '{tensor}' lies beyond the file's end. Fetch the "
+        "file again.",
+    ),
+    _rule(
+        r"invalid magic characters: (?P<magic>'[^']*')|(?P<old>invalid magic number)",
+        "The model file is not GGUF: it does not begin with 'GGUF'.",
+    ),
+    _rule(
+        r"failed to read magic|failed to read key-value pairs|failed to read tensor",
+        "The model file is damaged or truncated: its header cannot be read. Fetch the file again.",
+    ),
+    _rule(
+        r"(?:failed to open GGUF file|error loading model: .*failed to open|"
+        r"Model path does not exist).*?(?P<path>'[^']*'|\S+)?$",
+        "The engine cannot open the model file.",
+    ),
+    _rule(
+        r"failed to allocate|unable to allocate|out of memory|cudaMalloc failed|bad_alloc|"
+        r"cannot allocate memory|ErrorOutOfDeviceMemory|MemoryError",
+        "The engine did not get the memory it needs: choose a smaller Context Size, fewer parallel "
+        "requests, fewer GPU layers, or a smaller quantisation.",
+    ),
+    _rule(
+        r"address already in use|EADDRINUSE|couldn't bind|could not bind|failed to bind",
+        "The address that the engine was to listen on is in use.",
+        is_configuration=False,
+    ),
+    _rule(
+        r"error while loading shared libraries: (?P<library>[^:]+)",
+        "The engine lacks the library {library}: install it, or name its folder in LD_LIBRARY_PATH.",
+    ),
+    _rule(
+        r"No module named '?(?P<module>[\w.]+)'?",
+        "The engine's Python lacks the module {module}.",
+    ),
+    _rule(
+        r"V cache quantization requires flash_?attn|quantized V cache .*requires Flash Attention",
+        'A quantised "Type V" needs flash attention: switch "Flash Attention" on, or choose f16.',
+    ),
+    _rule(
+        r"no CUDA-capable device|CUDA driver version is insufficient|invalid device ordinal",
+        "The engine cannot use the GPU it was told to use.",
+    ),
+    _rule(
+        r"(?:error loading model: |common_init_: |load_model: )?(?P<words>"
+        r"failed to load (?:the )?model.*)|exiting due to model loading error",
+        "The engine could not load the model.",
+    ),
+)
+
+
+def diagnose(exit_code: int | None, tail: Sequence[str]) -> Diagnosis:
+    """Tell a configuration error, which would fail again, from a crash.
+
+    Args:
+        exit_code: Its exit code, 128 + n for signal n; None when it never became ready.
+        tail: Its last lines, oldest first.
+
+    Returns:
+        The cause, with the engine's own line where that says more than the summary.
+    """
+    lines = [_PREFIX.sub("", line.strip()) for line in tail if line.strip()]
+    by_signal = _by_signal(exit_code)
+    # An abort (SIGABRT) is how ggml ends on errors that it has named before; what an engine said
+    # before any other signal is no cause.
+    if by_signal is not None and exit_code != _SIGNALLED + _ABRT:
+        return by_signal
+    has_served = any(_SERVING.search(line) for line in lines)
+    for rule in _RULES:
+        for line in lines:
+            if match := rule.pattern.search(line):
+                values = {name: value or "" for name, value in match.groupdict().items()}
+                summary = f"{rule.summary.format(**values)} It says: {line[:300]}"
+                # What served once can serve again: then it was the requests, not the settings.
+                return Diagnosis(rule.is_configuration and not has_served, summary)
+    return by_signal or Diagnosis(False, _last_error(lines))
+
+
+def _by_signal(exit_code: int | None) -> Diagnosis | None:
+    if exit_code is None or exit_code < _SIGNALLED or exit_code > _SIGNALLED + 64:
+        return None
+    number = exit_code - _SIGNALLED
+    if number == _ILL:
+        return Diagnosis(
+            True,
+            "The engine was built for another kind of processor (illegal instruction): install a "
+            "build for this machine.",
+        )
+    words = {
+        _KILL: "Something outside killed the engine (SIGKILL), usually for lack of memory.",
+        _SEGV: "The engine crashed (SIGSEGV).",
+        _ABRT: "The engine gave up on an error of its own (SIGABRT).",
+    }
+    return Diagnosis(False, words.get(number, f"The engine was ended by signal {number}."))
+
+
+def _last_error(lines: Sequence[str]) -> str:
+    def errors() -> Iterator[str]:
+        for line in reversed(lines):
+            if re.search(r"\b(error|failed|fatal|exception|assert)", line, re.IGNORECASE):
+                yield line
+        yield from reversed(lines)
+
+    line = next(errors(), "")
+    return f"It says: {line[:300]}" if line else "It said nothing."
