@@ -102,6 +102,8 @@ class ModelProxy:
     async def _serve(
         self, exchange: Exchange, target: ToModel | ByModelField
     ) -> web.StreamResponse:
+        if isinstance(target, ToModel):
+            exchange.record.assign(target.name)
         body = RequestBody(exchange.request, self._settings.max_body_bytes)
         try:
             model = await self._pick(target, body)
