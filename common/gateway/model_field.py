@@ -31,7 +31,8 @@ def json_fields(body: Buffer, names: frozenset[str]) -> dict[str, Any]:
     """
     if len(body) <= SMALL_BODY_BYTES:
         parsed = parse_object(body)
-        return {name: parsed[name] for name in names if name in parsed}
+        values = {name: parsed[name] for name in names if name in parsed}
+        return {n: v for n, v in values.items() if not isinstance(v, (dict, list))}
     return _scan_fields(body, names)
 
 
@@ -134,10 +135,13 @@ def _keep_plain_value(found: dict[str, Any], key: str, between: bytes) -> None:
     text = between.lstrip().removeprefix(b":").split(b",")[0].strip().rstrip(b"}").strip()
     if not text:
         return
+    found.pop(key, None)  # of a repeated field the last one counts, as in every parser here
     try:
-        found[key] = json.loads(text)
+        value = json.loads(text)
     except ValueError:
-        found.pop(key, None)  # an object or a list: none of the fields that matter here
+        return  # the beginning of an object or a list
+    if not isinstance(value, (dict, list)):
+        found[key] = value
 
 
 def _string_end(body: Buffer, quote: int) -> int:

@@ -309,7 +309,7 @@ class StubEngine:
 
     async def bytes_(self, request: web.Request) -> web.Response:
         count = int(request.match_info["count"])
-        return web.Response(body=bytes(i % 251 for i in range(count)))
+        return web.Response(body=(bytes(range(251)) * (count // 251 + 1))[:count])
 
     async def fail(self, request: web.Request) -> web.Response:
         status = int(request.match_info["status"])
