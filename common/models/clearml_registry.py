@@ -208,7 +208,9 @@ class _Download:
             ),
         )
         size = self._size(url)
-        check_disk_space(size or 0, self._cache, self._model.name)
+        # An archive lies beside its unpacked files, which are no smaller.
+        copies = 2 if url.lower().endswith(_ARCHIVES) else 1
+        check_disk_space(copies * (size or 0), self._cache, self._model.name)
         for attempt in range(1, _ATTEMPTS + 1):
             check_cancelled(self._cancel)
             path = self._attempt(url, size)
@@ -236,38 +238,22 @@ class _Download:
 
     def _size(self, url: str) -> int | None:
         """Ask the storage for the size, and by that whether the file is there and may be read."""
-        scheme = urlsplit(url).scheme
-        if scheme in ("http", "https"):
-            self._check_http(url)
+        if urlsplit(url).scheme in ("http", "https"):
+            return self._http_size(url)
         try:
-            found = _within(lambda: self._manager.get_file_size_bytes(url, silence_errors=True), 30)
+            found = _within(
+                lambda: self._manager.get_file_size_bytes(url, silence_errors=True), _LOOKUP_S
+            )
         except TimeoutError:
             return None
         return int(found) if found else None
 
-    def _check_http(self, url: str) -> None:
-        """One HEAD with the SDK's own credentials, since its download swallows the status."""
-        from clearml.storage.helper import StorageHelper
-
-        def head() -> int:
-            import requests
-
-            helper = StorageHelper.get(url)
-            container = helper._container
-            headers = container.get_headers(url) or {}
-            answer = requests.head(
-                url,
-                headers=headers,
-                timeout=(_CONNECT_S, 15),
-                allow_redirects=True,
-                verify=container.session.verify,
-            )
-            return answer.status_code
-
+    def _http_size(self, url: str) -> int | None:
+        """Send one HEAD with the SDK's own credentials, since its download swallows the status."""
         try:
-            status = _within(head, 40)
+            status, size = _within(lambda: _head(url), _LOOKUP_S)
         except Exception:  # noqa: BLE001 - another storage or SDK: its own download will tell
-            return
+            return None
         name = f"the ClearML model {self._model.name!r} ({self._model.model_id})"
         if status == 404:
             raise ModelNotFoundError(f"The file of {name} is gone: {url} answers 404.")
@@ -276,6 +262,7 @@ class _Download:
                 f"The file of {name} may not be read: {url} answers {status}. Check the "
                 "credentials that this worker's clearml.conf has for that storage."
             )
+        return size if status == 200 else None
 
     def _attempt(self, url: str, size: int | None) -> Path | None:
         result: list[Any] = []
@@ -333,6 +320,23 @@ class _Download:
         return max(sizes)
 
 
+def _head(url: str) -> tuple[int, int | None]:
+    import requests
+    from clearml.storage.helper import StorageHelper
+
+    # The SDK has no public call for this; its driver knows to which hosts the token may go.
+    container = StorageHelper.get(url)._container
+    answer = requests.head(
+        url,
+        headers=container.get_headers(url) or {},
+        timeout=(_CONNECT_S, _LOOKUP_S / 2),
+        allow_redirects=True,
+        verify=container.session.verify,
+    )
+    length = answer.headers.get("Content-Length", "")
+    return answer.status_code, int(length) if length.isdigit() else None
+
+
 def _cache_prefix(url: str) -> str:
     """What the SDK's names of a URL's files in its cache begin with (its `CacheManager`)."""
     from clearml.utilities.hashing import md5_safe_hash
@@ -341,26 +345,15 @@ def _cache_prefix(url: str) -> str:
 
 
 def _server() -> str:
+    """Return the API server's address; refuses where no credentials are configured."""
     from clearml.backend_api import Session
-
-    try:
-        server = str(Session.get_api_server_host() or "")
-    except Exception as error:
-        raise _not_configured() from error
-    if Session._session_initialized is False and not _has_credentials():
-        raise _not_configured()
-    return server
-
-
-def _has_credentials() -> bool:
     from clearml.backend_api.session.defs import ENV_ACCESS_KEY, ENV_AUTH_TOKEN
     from clearml.config import config_obj
 
-    return bool(
-        ENV_ACCESS_KEY.get()
-        or ENV_AUTH_TOKEN.get()
-        or config_obj.get("api.credentials.access_key", None)
-    )
+    key = config_obj.get("api.credentials.access_key", None)
+    if not (ENV_ACCESS_KEY.get() or ENV_AUTH_TOKEN.get() or key):
+        raise _not_configured()
+    return str(Session.get_api_server_host())
 
 
 def _not_configured() -> ConfigurationError:
