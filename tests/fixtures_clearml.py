@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -41,16 +42,21 @@ def run_sdk_script(
     server: RunningServer, script: Path, *args: str, cache: Path, timeout_s: float = 90.0
 ) -> Any:
     """Run a script with the SDK on `server`; returns the JSON of its line ``SEEN ...``."""
-    done = subprocess.run(
-        [sys.executable, str(script), *args],
+    process = subprocess.Popen(
+        [sys.executable, "-X", "faulthandler", str(script), *args],
         env=clearml_environment(server, cache),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=timeout_s,
     )
-    output = done.stdout + done.stderr
-    assert done.returncode == 0, output[-6000:]
-    lines = [line for line in done.stdout.splitlines() if line.startswith("SEEN ")]
+    try:
+        output, _ = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        # The fault handler then shows where every thread hangs.
+        process.send_signal(signal.SIGABRT)
+        output, _ = process.communicate(timeout=10)
+    assert process.returncode == 0, output[-8000:]
+    lines = [line for line in output.splitlines() if line.startswith("SEEN ")]
     assert lines, output[-6000:]
     return json.loads(lines[-1].removeprefix("SEEN "))
 

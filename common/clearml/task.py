@@ -72,11 +72,12 @@ def open_task(*, project: str, name: str, offline: bool, output_uri: str | None 
     Raises:
         ControlPlaneError: The server cannot be reached or refuses the credentials.
     """
-    # The SDK would fork a second process for its reports: 80 MB for a few points a minute.
-    os.environ.setdefault("CLEARML__sdk__development__report_use_subprocess", "false")
     from clearml import Task
     from clearml.backend_api.session.errors import SessionError
 
+    # On Linux the SDK forks a second process for its reports: 80 MB for a few points a minute, and
+    # flushing it takes five seconds. Only clearml.conf could say otherwise, which is the user's.
+    Task._report_subprocess_enabled = False
     by_agent = bool(os.environ.get("CLEARML_TASK_ID"))
     if offline and not by_agent:
         Task.set_offline(True)

@@ -176,9 +176,11 @@ class Gateway:
         record = self._recorder.open()
         exchange = Exchange(request, record)
         try:
+            await self._own.identify(request)
+            # Last, and nothing is awaited from here to _enter: a drain that saw no request in
+            # flight must not be followed by one.
             if self.is_draining:
                 raise refuse_draining()
-            await self._own.identify(request)
         except DeployError as error:
             return await self._refuse(exchange, error)
         self._enter()

@@ -78,8 +78,11 @@ class Exchange:
             return answer.response(is_last=is_last)
         is_stream = self.response.content_type == EVENT_STREAM
         if is_stream and self._last.endswith((b"\n\n", b"\r\n\r\n")):
-            await self.write(answer.sse_event())
-            return await self.finish()
+            try:
+                await self.write(answer.sse_event())
+                return await self.finish()
+            except ClientGoneError:
+                pass  # nobody is left to be told
         self.abort()
         return self.response
 

@@ -84,7 +84,8 @@ class ModelProxy:
             raise
         except ClientGoneError:
             record.close(Outcome.CLIENT_CLOSED, CLIENT_CLOSED_STATUS)
-            raise
+            exchange.abort()
+            return exchange.response or web.Response(status=CLIENT_CLOSED_STATUS)
         except Exception as error:  # noqa: BLE001 - every failure becomes an answer and a record
             return await self._answer_failure(exchange, error)
 

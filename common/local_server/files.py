@@ -45,7 +45,8 @@ class FileServer:
         # Files are streamed to disk, so no limit on the size applies.
         app = web.Application(middlewares=[_json_errors])
         app.router.add_route("POST", "/", self._upload)
-        app.router.add_route("GET", "/{path:.*}", self._download)
+        for method in ("GET", "HEAD"):
+            app.router.add_route(method, "/{path:.*}", self._download)
         app.router.add_route("DELETE", "/{path:.*}", self._delete)
         return app
 

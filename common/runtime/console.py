@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterable
 from typing import TextIO
 
-
 # How the supervisor marks its own lines among the engine's.
 SUPERVISOR_MARK = "[engine]"
 

@@ -14,6 +14,13 @@ def stub() -> Iterator[StubProcess]:
     process.stop()
 
 
+@pytest.fixture(autouse=True)
+def no_errors_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever a client does, the HTTP server below must not print tracebacks."""
+    yield
+    assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == []
+
+
 @pytest.fixture
 def start_stub() -> Iterator[Callable[..., StubProcess]]:
     """Start stub engines with flags; they end with the test."""

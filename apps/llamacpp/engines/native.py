@@ -12,7 +12,7 @@ from pathlib import Path
 
 from apps.llamacpp.engines.installed import LlamaCppEngine, engine_environment, prepend_path
 from apps.llamacpp.flags import EngineFlags, read_flag_table, run_briefly
-from apps.llamacpp.places import cache_folder, engines_folder
+from apps.llamacpp.places import built_engines, cache_folder
 from common.errors import EngineMissingError
 
 PROGRAM = "llama-server"
@@ -96,9 +96,8 @@ def _places(environ: Mapping[str, str]) -> Iterator[Path]:
 
 def built_servers(environ: Mapping[str, str]) -> list[Path]:
     """Binaries that ``python -m apps.llamacpp.build_native`` built, the newest first."""
-    pattern = f"llama-cpp-python-*/lib/python*/site-packages/bin/{PROGRAM}"
-    found = engines_folder(environ).glob(pattern)
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    pattern = f"lib*/python*/site-packages/bin/{PROGRAM}"
+    return [path for folder in built_engines(environ) for path in folder.glob(pattern)]
 
 
 def _is_program(path: Path) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from apps.llamacpp.engines.installed import LlamaCppEngine, engine_environment
 from apps.llamacpp.engines.python_server_child import SETTINGS, SWITCHES
 from apps.llamacpp.flags import BUNDLED_CATALOGUE, EngineFlags, load_catalogue
-from apps.llamacpp.places import engines_folder
+from apps.llamacpp.places import built_engines
 from common.options.cli_field import FlagTable
 
 _CHILD = Path(__file__).with_name("python_server_child.py")
@@ -56,14 +56,9 @@ def find_python_server(environ: Mapping[str, str]) -> LlamaCppEngine | None:
     if all(importlib.util.find_spec(name) for name in _MODULES):
         version = importlib.metadata.version("llama-cpp-python")
         return python_engine(Path(sys.executable), version, environ, python_flags())
-    built = sorted(
-        engines_folder(environ).glob("llama-cpp-python-*/bin/python"),
-        key=lambda path: path.stat().st_mtime,
-        reverse=True,
-    )
-    for interpreter in built:
-        version = interpreter.parents[1].name.removeprefix("llama-cpp-python-")
-        return python_engine(interpreter, version, environ, python_flags())
+    for folder in built_engines(environ):
+        version = folder.name.removeprefix("llama-cpp-python-")
+        return python_engine(folder / "bin" / "python", version, environ, python_flags())
     return None
 
 

@@ -184,10 +184,7 @@ def _create_app(settings: dict[str, Any]) -> Any:
     for name in [name for name in os.environ if name.lower() in known]:
         del os.environ[name]
     verbose, pooling = settings["verbose"], settings.pop("pooling", None)
-    if not verbose:
-        # Without `verbose` the library closes the output while it loads, llama.cpp's errors included.
-        for module in (llama_cpp.llama, llama_cpp._internals):
-            module.suppress_stdout_stderr = lambda disable=True: contextlib.nullcontext()
+    log = None if verbose else _log_problems(llama_cpp)
     if pooling is not None:
         # Its settings have no pooling; the class they are handed to has.
         llama_cpp.Llama.__init__.__kwdefaults__["pooling_type"] = pooling
@@ -200,12 +197,37 @@ def _create_app(settings: dict[str, Any]) -> Any:
     except (ValueError, RuntimeError, MemoryError, OSError) as error:
         _fail(f"error: {error}")
 
+    # llama.cpp holds the bare function: it must live as long as the server.
+    app.state.log = log
+
     # Its other routes wait for the request that is being served.
     @app.get("/health")  # type: ignore[untyped-decorator,unused-ignore]
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
     return app
+
+
+def _log_problems(llama_cpp: Any) -> object:
+    """Print llama.cpp's warnings and errors, and nothing else of it.
+
+    Without `verbose` the library closes the output while it loads, and takes llama.cpp's errors for
+    its chatter: its table of levels is that of an older version.
+    """
+    warning, error, continued = 3, 4, 5
+    last = 0
+
+    def show(level: int, text: bytes, data: object) -> None:
+        nonlocal last
+        last = last if level == continued else level
+        if last in (warning, error):
+            print(text.decode(errors="replace"), end="", file=sys.stderr, flush=True)  # noqa: T201
+
+    for module in (llama_cpp.llama, llama_cpp._internals):
+        module.suppress_stdout_stderr = lambda disable=True: contextlib.nullcontext()
+    callback = llama_cpp.llama_log_callback(show)
+    llama_cpp.llama_log_set(callback, None)
+    return callback
 
 
 def _fail(message: str) -> NoReturn:

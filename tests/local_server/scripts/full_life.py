@@ -103,8 +103,8 @@ client = APIClient()
 seen["workers"] = len(client.workers.get_all())
 seen["queue"] = client.queues.get_by_id(client.queues.get_all(name="^default$")[0].id).name
 client.queues.create(name="another queue")
-seen["project_id"] = client.projects.get_by_id(again.project).project.name
-seen["hyper_params"] = len(client.tasks.get_hyper_params(tasks=[again.id])[0].hyperparams)
+seen["project_id"] = client.projects.get_by_id(again.project).name
+seen["hyper_params"] = len(client.tasks.get_hyper_params(tasks=[again.id]).params[0]["hyperparams"])
 again.reset(force=True)
 again.reload()
 seen["reset"] = [again.get_status(), sorted(again.artifacts), again.get_reported_scalars()]
