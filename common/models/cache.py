@@ -111,7 +111,7 @@ def prune(
     """Remove the least recently used models until the rest fits `keep_bytes`.
 
     Never one that an instance serves: removal needs the exclusive lock of all its files, and
-    holds it meanwhile. Interrupted downloads of removed repositories go with them.
+    holds it meanwhile. Interrupted downloads count as models.
     """
     settings = settings or HubSettings.from_environment()
     models = list_cached(settings, clearml_cache)
@@ -183,6 +183,13 @@ def _hub_models(settings: HubSettings) -> Iterator[CachedModel]:
                     [file.blob_path for file in files],
                     settings.state_folder,
                 )
+    for partial in sorted(settings.cache_dir.glob("models--*/blobs/*.incomplete")):
+        repo_id = partial.parts[-3].removeprefix("models--").replace("--", "/")
+        # It may be finished at this moment.
+        with contextlib.suppress(FileNotFoundError):
+            name = f"{repo_id} (interrupted download)"
+            state = settings.state_folder
+            yield _entry(name, "Hugging Face", "", [partial], [partial], state)
 
 
 def _scan(settings: HubSettings) -> Any:
@@ -219,7 +226,7 @@ def _clearml_models(folder: Path | None) -> Iterator[CachedModel]:
 
 def _remove(model: CachedModel, settings: HubSettings) -> None:
     """Delete one entry; the caller holds its files."""
-    if model.origin == "ClearML":
+    if model.origin == "ClearML" or not model.revision:
         for path in model.paths:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)

@@ -31,7 +31,7 @@ from common.models.hub_errors import explain, is_transient
 from common.models.progress import Progress, ProgressMeter, check_cancelled
 from common.models.reference import ModelReference
 from common.models.selection import ListedFile, select_gguf, select_repository
-from common.models.use import InUse, note_use
+from common.models.use import InUse, note_use, use_file
 
 _TRUE = {"1", "ON", "YES", "TRUE"}
 _DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -168,10 +168,10 @@ class _HubFetch:
         chosen = self._choose(listing)
         if self._missing(listing, chosen):
             self._bring(listing, chosen)
+        else:
+            note_use(self._result(listing, chosen), self._in_use)
         self._remember_revision(listing)
-        files = self._result(listing, chosen)
-        note_use(files, self._in_use)
-        return files
+        return self._result(listing, chosen)
 
     # -- what there is ---------------------------------------------------------------------------
 
@@ -246,6 +246,7 @@ class _HubFetch:
         with download_lock(lock, name, self._progress, self._cancel) as tell:
             missing = self._missing(listing, chosen)
             if not missing:
+                note_use(self._result(listing, chosen), self._in_use)
                 return
             requests = [self._patiently(partial(self._request, listing, file)) for file in missing]
             present = sum(file.size_bytes or 0 for file in chosen if file not in missing)
@@ -254,10 +255,17 @@ class _HubFetch:
             check_disk_space(to_write, self._settings.cache_dir, name)
             meter = ProgressMeter(tell, "downloading", name, total)
             meter.update(present + sum(request.received_bytes() for request in requests))
-            for file, request in zip(missing, requests, strict=True):
-                self._download(listing, file, request, meter, present)
-                present += request.size_bytes
-            meter.finish(present)
+            state = self._settings.state_folder
+            # Neither a partial file nor the first parts of a split model may be pruned meanwhile.
+            with InUse() as meanwhile:
+                for file, request in zip(missing, requests, strict=True):
+                    meanwhile.hold(state, request.partial)
+                    self._download(listing, file, request, meter, present)
+                    meanwhile.hold(state, self._local_path(listing, file))
+                    use_file(state, request.partial).unlink(missing_ok=True)
+                    present += request.size_bytes
+                meter.finish(present)
+                note_use(self._result(listing, chosen), self._in_use)
 
     def _request(self, listing: _Listing, file: ListedFile) -> BlobRequest:
         """Ask the Hub for a file's identity and size; this is where access is refused."""
@@ -298,7 +306,7 @@ class _HubFetch:
             if not (self._settings.prefers_xet or request.size_bytes > _HTTP_LIMIT_BYTES):
                 download_blob(request, report, self._cancel)
             # With the blob in place this makes the links only.
-            self._patiently(lambda: self._link(listing, file))
+            self._patiently(lambda: self._link(listing, file), may_cancel=False)
         except DeployError:
             raise
         except Exception as error:
@@ -355,11 +363,12 @@ class _HubFetch:
             has_token=self._token is not None,
         )
 
-    def _patiently(self, call: Callable[[], T]) -> T:
+    def _patiently(self, call: Callable[[], T], *, may_cancel: bool = True) -> T:
         """Run a small request to the Hub, again after a moment when the connection failed."""
         attempt = 1
         while True:
-            check_cancelled(self._cancel)
+            if may_cancel:
+                check_cancelled(self._cancel)
             try:
                 return call()
             except DeployError:

@@ -41,7 +41,7 @@ class InUse:
     """
 
     def __init__(self) -> None:
-        self._held: list[tuple[int, Path]] = []
+        self._held: list[int] = []
 
     def __enter__(self) -> InUse:
         return self
@@ -60,25 +60,29 @@ class InUse:
         if files.state_folder is None:
             return
         for path in files.all:
-            marker = use_file(files.state_folder, path)
-            try:
-                marker.parent.mkdir(parents=True, exist_ok=True)
-                handle = os.open(marker, os.O_RDWR | os.O_CREAT, 0o666)
-            except OSError:
-                continue  # read-only: nobody can delete there either
-            self._held.append((handle, marker))
-            # Blocks only while a prune deletes this very file.
-            fcntl.flock(handle, fcntl.LOCK_SH)
-            os.utime(handle)
-            if not path.exists():
+            if self.hold(files.state_folder, path) and not path.exists():
                 self.release()
                 raise ModelNotFoundError(
                     f"The model file {path} was removed from the cache just now. Start again."
                 )
 
+    def hold(self, state_folder: Path, path: Path) -> bool:
+        """Hold one path, which need not exist yet; returns False in a read-only cache."""
+        marker = use_file(state_folder, path)
+        try:
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(marker, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError:
+            return False  # nobody can delete there either
+        self._held.append(handle)
+        # Blocks only while a prune deletes this very file.
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        os.utime(handle)
+        return True
+
     def release(self) -> None:
         """Let go of everything; the time of last use is now."""
-        for handle, _ in self._held:
+        for handle in self._held:
             with contextlib.suppress(OSError):
                 os.utime(handle)
             os.close(handle)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from common.cli.cache import cache
 from common.models.cache import CachedModel, list_cached, plan_prune, prune
 from common.models.fetch import fetch
 from common.models.hub import HubSettings
+from common.models.progress import FetchCancelledError, ProgressEvent
 from common.models.use import InUse, use_file
 from tests.fakes.hub_server import HubServer
 
@@ -107,6 +109,33 @@ def test_use_in_this_process_keeps_a_model(hub: HubServer, settings: HubSettings
         assert (names(result.removed), names(result.kept_in_use)) == ([], ["org/repo/m.gguf"])
         assert files.first.exists()
     assert names(prune(0).removed) == ["org/repo/m.gguf"]
+
+
+def test_interrupted_downloads_are_listed_and_pruned_unless_they_go_on(
+    hub: HubServer, settings: HubSettings
+) -> None:
+    data = os.urandom(8_000_000)
+    hub.add_repo("org/repo", {"m.gguf": data})
+    hub.bytes_per_second = 4_000_000
+    cancel = threading.Event()
+    seen: list[tuple[CachedModel, ...]] = []
+
+    def stop(event: ProgressEvent) -> None:
+        if event.done_bytes:
+            assert prune(0).removed == ()
+            seen.append(list_cached())
+            cancel.set()
+
+    with pytest.raises(FetchCancelledError):
+        fetch("org/repo/m.gguf", progress=stop, cancel=cancel)
+    assert [(item.name, item.is_in_use) for item in seen[0]] == [
+        ("org/repo (interrupted download)", True)
+    ]
+    assert names(prune(0).removed) == ["org/repo (interrupted download)"]
+    assert not list(settings.cache_dir.rglob("*.incomplete"))
+    hub.bytes_per_second = None
+    assert fetch("org/repo/m.gguf").first.read_bytes() == data
+    assert len(list_cached()) == 1
 
 
 def test_two_revisions_share_a_blob_until_the_last_goes(
