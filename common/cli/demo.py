@@ -25,7 +25,7 @@ from common.demo.run import DemoRequest, run_demo
     default=None,
     help="A GGUF file to use instead of SmolLM2.",
 )
-@click.option("--prompt", default="What is the capital of France?", show_default=True)
+@click.option("--prompt", default="What do plants need to grow?", show_default=True)
 def demo(once: bool, data_dir: Path | None, model_file: Path | None, prompt: str) -> None:
     """Run a real model through a real ClearML queue and agent, and chat with it.
 

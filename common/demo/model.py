@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 from common.clearml.api import ClearMLApi
@@ -37,6 +38,8 @@ def register_model(api: ClearMLApi, file: Path, name: str) -> str:
         file: The GGUF file.
         name: Its name in the registry.
     """
+    # The SDK's progress bar would be drawn across the demo's own lines.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     from clearml.storage import StorageManager
 
     size = f"{file.stat().st_size}"

@@ -96,7 +96,7 @@ def _with_server(request: DemoRequest, out: Console) -> int:
 def _follow_and_chat(
     request: DemoRequest, out: Console, api: ClearMLApi, task_id: str, started: float
 ) -> int:
-    last = show_progress(follow(api, task_id))
+    last = show_progress(follow(api, task_id), out)
     if last.stage != "ready":
         raise ControlPlaneError(f"the instance ended ({last.task_status}): {last.reason}")
     model = last.models[0]

@@ -290,7 +290,7 @@ class Instance:
             self._console.line(
                 f'{model.name}: "{item.title}" ({item.path}) has no effect: {item.reason}'
             )
-        self._progress[model.name] = "loading"
+        self._progress[model.name] = "starting the engine"
         spec = EngineSpec(
             name=model.name, command=command, address=model.address, program=self._engine
         )
@@ -299,7 +299,7 @@ class Instance:
     def _plan(self, model: HostedModel, files: ModelFiles, threads: int) -> ModelPlan:
         return ModelPlan(
             name=model.name,
-            where=model.where,
+            where="Model",
             options=model.options,
             files=files.all,
             address=model.address,

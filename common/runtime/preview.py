@@ -44,7 +44,7 @@ def preview(
         file = Path(reference.local) if reference.local else Path(f"<{options.reference}>")
         plan = ModelPlan(
             name=name,
-            where=f"Models/models[{index}]",
+            where="Model",
             options=options,
             files=(file,),
             address=EngineAddress(socket_path=Path(f"<socket {index + 1}>.sock")),

@@ -70,11 +70,11 @@ class Instance:
         own = psutil.Process(self.process.pid)
         return [own, *own.children(recursive=True)]
 
-    def chat(self, model: str, prompt: str = "What is the capital of France?", **more: Any) -> str:
+    def chat(self, model: str, prompt: str = "What is gravity?", **more: Any) -> str:
         body = {
             "model": model,
             "messages": [{"role": "user", "content": prompt}],
-            "max_tokens": 16,
+            "max_tokens": 24,
             "temperature": 0,
             **more,
         }

@@ -39,11 +39,11 @@ def client(two_models: Instance) -> Iterator[OpenAI]:
 def test_openai_client_chats(client: OpenAI) -> None:
     answer = client.chat.completions.create(
         model="org/Chat.v1",
-        messages=[{"role": "user", "content": "What is the capital of France?"}],
+        messages=[{"role": "user", "content": "What is gravity?"}],
         temperature=0,
         max_tokens=24,
     )
-    assert "Paris" in (answer.choices[0].message.content or "")
+    assert "ravity" in (answer.choices[0].message.content or "")
     assert answer.usage is not None
     assert answer.usage.completion_tokens > 0
 
@@ -104,7 +104,7 @@ def test_a_model_is_unloaded_and_comes_back_with_the_next_request(two_models: In
     assert answer.status_code < 300, answer.text
     states = {model["id"]: model["status"] for model in two_models.models()}
     assert states == {"org/Chat.v1": "offloaded", "embed": "ready"}
-    assert "Paris" in two_models.chat("org/Chat.v1")
+    assert "ravity" in two_models.chat("org/Chat.v1")
 
 
 def test_the_key_is_nowhere_on_the_console_or_a_command_line(two_models: Instance) -> None:
