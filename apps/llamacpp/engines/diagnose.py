@@ -54,7 +54,7 @@ _RULES = (
         "The engine refuses the environment variable {name}: {why}.",
     ),
     _rule(
-        r"argument (?P<flag>\S+) (?P<why>(?:has no effect|cannot be set).*)",
+        r"^error: argument (?P<flag>\S+) (?P<why>.*)",
         "The engine refuses {flag}: {why}.",
     ),
     _rule(

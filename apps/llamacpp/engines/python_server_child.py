@@ -160,15 +160,22 @@ def main() -> NoReturn:
     import uvicorn
 
     address = {"uds": host} if host.endswith(".sock") else {"host": host, "port": port}
-    uvicorn.run(
-        app,
-        **address,
-        log_level="info" if verbose else "warning",
-        access_log=verbose,
-        # Requests were drained by whoever sent the signal.
-        timeout_graceful_shutdown=1,
-    )
-    sys.exit(0)
+    code: int | str | None = 0
+    try:
+        uvicorn.run(
+            app,
+            **address,
+            log_level="info" if verbose else "warning",
+            access_log=verbose,
+            # Requests were drained by whoever sent the signal.
+            timeout_graceful_shutdown=1,
+        )
+    except SystemExit as error:
+        code = error.code
+    # llama.cpp still logs while it is taken down, into a function that is gone by then.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)
 
 
 def _create_app(settings: dict[str, Any]) -> Any:
@@ -232,7 +239,7 @@ def _log_problems(llama_cpp: Any) -> object:
 
 def _fail(message: str) -> NoReturn:
     print(message, file=sys.stderr, flush=True)  # noqa: T201 - the engine's console
-    sys.exit(1)
+    os._exit(1)
 
 
 if __name__ == "__main__":

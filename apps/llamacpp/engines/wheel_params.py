@@ -347,7 +347,6 @@ SETTERS: Mapping[str, Setter] = {
     "--spec-draft-type-v": _cache_type("speculative.draft.cache_type_v"),
     "--spec-draft-threads": _value("speculative.draft.cpuparams.n_threads", int),
     "--spec-draft-threads-batch": _value("speculative.draft.cpuparams_batch.n_threads", int),
-    "--spec-draft-override-tensor": _value("speculative.draft.tensor_buft_overrides"),
     "--spec-draft-device": _value("speculative.draft.devices"),
     "--spec-ngram-mod-n-min": _value("speculative.ngram_mod.n_min", int),
     "--spec-ngram-mod-n-max": _value("speculative.ngram_mod.n_max", int),

@@ -21,6 +21,8 @@ from typing import NoReturn
 from apps.llamacpp.engines.wheel_params import apply_items, wheel_flags
 from common.options.cli_field import ParsedCli, parse_cli
 
+_LAST_WORDS_S = 2.0
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Serve until a signal ends it."""
@@ -68,9 +70,12 @@ def _parse(arguments: Sequence[str]) -> ParsedCli:
 
 def _fail(message: str) -> NoReturn:
     print(message, file=sys.stderr, flush=True)  # noqa: T201 - the engine's console
-    sys.stdout.flush()
-    # Threads of the wheel may still be there; they must not keep a failed engine alive.
-    os._exit(1)
+    # The wheel prints from a thread of its own: the ordinary end lets it finish. Whatever else it
+    # may have left running must not keep a failed engine alive.
+    watchdog = threading.Timer(_LAST_WORDS_S, os._exit, (1,))
+    watchdog.daemon = True
+    watchdog.start()
+    sys.exit(1)
 
 
 def _leave(hosts: Sequence[str], server: object) -> NoReturn:
