@@ -231,6 +231,7 @@ def test_wheel_has_every_attribute_that_its_flags_set() -> None:
             "--spec-type": "ngram-mod",
             "--override-tensor": "a=CPU",
             "--spec-draft-device": "none",
+            "--mmproj-device": "none",
             "--lora-scaled": "f:0.5",
             "--prio-batch": "0",
         },
