@@ -3,7 +3,8 @@
 xllamacpp is llama.cpp's server without its command line: no function takes arguments, but nearly
 every flag is an attribute. `SETTERS` maps one to the other; what is not in it, the wheel cannot do.
 Attributes and enumerations are looked up by name when a flag is used, since they change between
-versions of the wheel. Imports nothing of xllamacpp: the list is read without loading it.
+versions of the wheel. Imports nothing of xllamacpp: the list is read without loading it. Long because
+it is one table and what fills it.
 """
 
 from __future__ import annotations
