@@ -53,16 +53,6 @@ def model_options() -> dict[str, Option]:
     return {option.name: option for option in describe_options(LlamaCppModel, per_model=True)}
 
 
-def parameter_path(where: str, option: Option) -> str:
-    """Write the path of a model's option as the user knows it.
-
-    Args:
-        where: ``Model`` or ``Models/models[1]``.
-        option: One of `model_options`.
-    """
-    return option.path if where == "Model" else f"{where}.{option.name}"
-
-
 def as_llamacpp(options: object) -> LlamaCppModel:
     """Narrow the options of a plan to this app's.
 
@@ -78,7 +68,6 @@ def as_llamacpp(options: object) -> LlamaCppModel:
 class ArgumentList:
     """Arguments as they are collected, and what the user is to be told about them."""
 
-    where: str
     arguments: list[str] = field(default_factory=list)
     translated: list[Translated] = field(default_factory=list)
     unavailable: list[Unavailable] = field(default_factory=list)
@@ -91,13 +80,12 @@ class ArgumentList:
     def translate(self, name: str, to: str) -> None:
         """Tell that an option is passed in another form."""
         option = self.options[name]
-        self.translated.append(Translated(option.title, parameter_path(self.where, option), to))
+        self.translated.append(Translated(option.title, option.path, to))
 
     def give_up(self, name: str, reason: str) -> None:
         """Tell that an option has no effect."""
         option = self.options[name]
-        path = parameter_path(self.where, option)
-        self.unavailable.append(Unavailable(option.title, path, reason))
+        self.unavailable.append(Unavailable(option.title, option.path, reason))
 
 
 def write_server_command(
@@ -122,7 +110,7 @@ def write_server_command(
         left out of it; `read_cli` finds them beforehand.
     """
     options = as_llamacpp(plan.options)
-    arguments = ArgumentList(plan.where)
+    arguments = ArgumentList()
     arguments.add("--model", str(plan.files[0]), "--alias", plan.name)
     arguments.add(*_listen(plan.address))
     for name in ("--metrics", "--no-ui", "--no-webui"):

@@ -21,7 +21,6 @@ class ModelPlan:
 
     Attributes:
         name: Endpoint name, unique in the instance.
-        where: Path of the model in the parameters (``Model`` or ``Models/models[1]``), for messages.
         options: The validated options of this model.
         files: The model's files; placeholders when the command is only shown.
         address: Where its engine will listen.
@@ -29,7 +28,6 @@ class ModelPlan:
     """
 
     name: str
-    where: str
     options: ModelOptions
     files: tuple[Path, ...]
     address: EngineAddress
@@ -42,6 +40,10 @@ class InstalledEngine(EngineProgram, Protocol):
     @property
     def version(self) -> str:
         """Version as the engine gives it, such as ``b7000``; empty when unknown."""
+
+    @property
+    def notice(self) -> str:
+        """What the user should know about this engine, empty when there is nothing."""
 
     @property
     def listens_on_sockets(self) -> bool:

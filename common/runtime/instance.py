@@ -299,7 +299,6 @@ class Instance:
     def _plan(self, model: HostedModel, files: ModelFiles, threads: int) -> ModelPlan:
         return ModelPlan(
             name=model.name,
-            where="Model",
             options=model.options,
             files=files.all,
             address=model.address,

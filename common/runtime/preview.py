@@ -44,7 +44,6 @@ def preview(
         file = Path(reference.local) if reference.local else Path(f"<{options.reference}>")
         plan = ModelPlan(
             name=name,
-            where="Model",
             options=options,
             files=(file,),
             address=EngineAddress(socket_path=Path(f"<socket {index + 1}>.sock")),

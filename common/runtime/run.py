@@ -111,6 +111,8 @@ class _Run:
             console.line(f"WARNING: {warning}")
         _configure_console(console, checked.settings)
         console.line(f"Engine: {checked.engine.label}")
+        if checked.engine.notice:
+            console.line(checked.engine.notice)
         try:
             reason = asyncio.run(self._serve(checked))
         except DeployError as error:

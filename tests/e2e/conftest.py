@@ -66,7 +66,7 @@ class Workplace:
 
     def task(self, task_id: str) -> dict[str, Any]:
         with self.server.client() as client:
-            task: dict[str, Any] = client.call("tasks.get_by_id", {"task": task_id})["task"]
+            task: dict[str, Any] = client.call("tasks.get_by_id", task=task_id)["task"]
         return task
 
     def status(self, task_id: str) -> dict[str, Any]:
@@ -81,10 +81,19 @@ class Workplace:
         found: dict[str, Any] = wait_for(reached, timeout_s, f"{task_id} {stage}")
         return found
 
+    def stop_all(self) -> None:
+        """End what a failed test left: the agent runs one task at a time."""
+        with self.server.client() as client:
+            left = client.call(
+                "tasks.get_all", status=["queued", "in_progress"], only_fields=["id"]
+            )
+        for task in left.get("tasks", []):
+            self.cli("stop", task["id"], check=False)
+
     def log(self, task_id: str) -> str:
         """The task's console as the server has it."""
         with self.server.client() as client:
-            answer = client.call("events.get_task_log", {"task": task_id, "batch_size": 2000})
+            answer = client.call("events.get_task_log", task=task_id, batch_size=2000)
         return "\n".join(str(event.get("msg")) for event in answer.get("events", []))
 
 

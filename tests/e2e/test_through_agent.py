@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
+import pytest
 import requests
 from openai import OpenAI
 
@@ -22,6 +24,12 @@ task.set_parameter("Model/temperature", 0.25)
 Task.enqueue(task, queue_name="default")
 print(task.id)
 """
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(workplace: Workplace) -> Iterator[None]:
+    yield
+    workplace.stop_all()
 
 
 def engines_of(task_id: str) -> list[psutil.Process]:
@@ -128,7 +136,8 @@ def test_a_bad_value_fails_the_task_with_its_reason(workplace: Workplace, model_
     task = workplace.task(task_id)
     assert task["status"] == "failed"
     assert '"Temperature" (Model/temperature)' in task["status_reason"]
-    assert "must be a number" in workplace.log(task_id)
+    # The agent ships the console in batches.
+    wait_for(lambda: "must be a number" in workplace.log(task_id), 20, "the reason on the console")
     assert "must be a number" in workplace.status(task_id)["error"]
 
 
@@ -139,7 +148,9 @@ def test_an_unknown_model_id_fails_the_task_by_name(workplace: Workplace) -> Non
     task = workplace.task(task_id)
     assert task["status"] == "failed"
     assert unknown in task["status_reason"]
-    assert not engines_of(task_id)
+    assert_all_gone(engines_of(task_id), 15)
+    # The agent is done with it too, and has left our reason alone.
+    assert unknown in workplace.task(task_id)["status_reason"]
 
 
 def test_an_unknown_queue_is_refused_with_those_there_are(workplace: Workplace) -> None:

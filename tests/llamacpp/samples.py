@@ -63,7 +63,6 @@ def plan_of(settings: LlamaCppSettings, **changes: Any) -> ModelPlan:
     """The plan of its first model."""
     values: dict[str, Any] = {
         "name": "tiny",
-        "where": "Model",
         "options": settings.models[0],
         "files": (Path("/models/a.gguf"),),
         "address": EngineAddress(socket_path=Path("/run/e.sock")),

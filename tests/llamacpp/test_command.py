@@ -153,13 +153,6 @@ def test_options_without_effect_are_named_with_their_reason() -> None:
     assert "no such workers" in told["Advanced/validation_workers"][1]
 
 
-def test_paths_of_a_listed_model_name_its_place() -> None:
-    settings = load(**{"Advanced/validation_workers": "2"})
-    plan = plan_of(settings, where="Models/models[1]")
-    (item,) = engine().command(plan, settings).unavailable
-    assert item.path == "Models/models[1].validation_workers"
-
-
 def test_python_server_reports_sampling_and_slots() -> None:
     command = write("llama_cpp.server", temperature="0.5", parallel="4", context_size="2048")
     assert value_of(command, "--ctx-size") == "2048"
