@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +18,14 @@ from typing import Any
 import pytest
 
 from common.local_server import RunningServer, start_background, stop, wait_for_agent
+
+# Ends a script that hangs, and shows where each of its threads does.
+_WATCHED = """
+import faulthandler, runpy, sys
+faulthandler.dump_traceback_later(float(sys.argv[1]), exit=True)
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def clearml_environment(server: RunningServer, cache: Path) -> dict[str, str]:
@@ -39,23 +46,19 @@ def clearml_environment(server: RunningServer, cache: Path) -> dict[str, str]:
 
 
 def run_sdk_script(
-    server: RunningServer, script: Path, *args: str, cache: Path, timeout_s: float = 90.0
+    server: RunningServer, script: Path, *args: str, cache: Path, timeout_s: float = 60.0
 ) -> Any:
     """Run a script with the SDK on `server`; returns the JSON of its line ``SEEN ...``."""
-    process = subprocess.Popen(
-        [sys.executable, "-X", "faulthandler", str(script), *args],
+    done = subprocess.run(
+        [sys.executable, "-c", _WATCHED, str(timeout_s), str(script), *args],
         env=clearml_environment(server, cache),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        timeout=timeout_s + 10,
     )
-    try:
-        output, _ = process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        # The fault handler then shows where every thread hangs.
-        process.send_signal(signal.SIGABRT)
-        output, _ = process.communicate(timeout=10)
-    assert process.returncode == 0, output[-8000:]
+    output = done.stdout
+    assert done.returncode == 0, output[-8000:]
     lines = [line for line in output.splitlines() if line.startswith("SEEN ")]
     assert lines, output[-6000:]
     return json.loads(lines[-1].removeprefix("SEEN "))

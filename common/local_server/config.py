@@ -61,10 +61,13 @@ def _api(addresses: Addresses, credentials: Credentials) -> str:
 
 
 def _sdk(data_dir: DataDir, addresses: Addresses) -> str:
+    # Looking for the repository in a thread can hang the process's end: the SDK forks its reporting
+    # process meanwhile, which inherits, and never closes, the pipe on which that thread waits.
     return f"""sdk {{
     storage.cache.default_base_dir: {_quoted(data_dir.cache / "sdk")}
     development.default_output_uri: {_quoted(addresses.files_url)}
     development.suppress_update_message: true
+    development.vcs_repo_detect_async: false
 }}
 """
 

@@ -18,6 +18,8 @@ import psutil
 from common.local_server.data_dir import write_private
 
 _POLL_S: Final = 0.02
+#: The system needs a moment to take a killed process down.
+_KILL_S: Final = 5.0
 #: Two readings of one process's start may differ by a clock tick.
 _SAME_START_S: Final = 1.0
 
@@ -95,10 +97,11 @@ def end_all(processes: Sequence[psutil.Process], grace_s: float) -> None:
     """SIGTERM to all, SIGKILL to those that are still there after `grace_s`."""
     for process in processes:
         _signal(process, signal.SIGTERM)
-    _, alive = psutil.wait_procs([p for p in processes if _lives(p)], timeout=grace_s)
-    for process in alive:
+    if wait_until(lambda: not any(map(is_alive, processes)), grace_s):
+        return
+    for process in filter(is_alive, processes):
         _signal(process, signal.SIGKILL)
-    psutil.wait_procs([p for p in alive if _lives(p)], timeout=5.0)
+    wait_until(lambda: not any(map(is_alive, processes)), _KILL_S)
 
 
 def tree(process: psutil.Process) -> list[psutil.Process]:
@@ -129,7 +132,8 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
         process.send_signal(number)
 
 
-def _lives(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
+    """Tell whether a process still runs; a zombie, which nobody has collected yet, does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
