@@ -6,13 +6,7 @@ import sys
 from clearml import Task
 
 seen = {}
-task = Task.init(
-    project_name="advanced",
-    task_name="endpoints",
-    auto_connect_frameworks=False,
-    auto_connect_arg_parser=False,
-    auto_resource_monitoring=False,
-)
+task = Task.create(project_name="advanced", task_name="endpoints")
 try:
     task.request_external_endpoint(port=8800, protocol="http", static_route="no-such-route")
 except ValueError as error:
@@ -29,4 +23,3 @@ seen["after_edit"] = task.wait_for_external_endpoint(wait_timeout_seconds=2)
 seen["tags"] = task.get_system_tags()
 sys.stdout.write("\nSEEN " + json.dumps(seen) + "\n")
 sys.stdout.flush()
-task.close()
