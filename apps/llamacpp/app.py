@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from apps.llamacpp.command import as_llamacpp
-from apps.llamacpp.engines.discovery import catalogue_engine, find_engine
+from apps.llamacpp.engines.discovery import catalogue_engine, find_engine, stand_in
 from apps.llamacpp.engines.installed import LlamaCppEngine
 from apps.llamacpp.inspection import check_memory, describe
 from apps.llamacpp.options import LlamaCppSettings
+from common.errors import EngineError
 from common.models.fetch import ModelFiles
 from common.models.footprint import read_shape
 from common.models.gguf import read_model
-from common.models.memory import available_memory
-from common.runtime.app import AnySettings, ModelPlan
+from common.models.memory import AvailableMemory
+from common.runtime.app import AnySettings, Inspection, ModelPlan
 
 
 @dataclass(frozen=True)
@@ -52,21 +52,28 @@ class LlamaCppApp:
         general = settings.general
         return find_engine(general.engine, general.llama_server_path, environ)
 
-    def inspect(self, plan: ModelPlan, files: ModelFiles, settings: AnySettings) -> Sequence[str]:
-        """Check a model's files and what they need. Blocks for milliseconds.
+    def preview_engine(self, settings: AnySettings, environ: Mapping[str, str]) -> LlamaCppEngine:
+        """The engine to show commands for: one that is not installed is shown as of the catalogue."""
+        try:
+            return self.find_engine(settings, environ)
+        except EngineError:
+            choice = settings.general.engine
+            return stand_in("llama-server" if choice in (None, "auto") else choice, environ)
 
-        Returns:
-            Lines for the console.
+    def inspect(
+        self, plan: ModelPlan, files: ModelFiles, settings: AnySettings, memory: AvailableMemory
+    ) -> Inspection:
+        """Check a model's files and what they need. Blocks for milliseconds.
 
         Raises:
             ModelFormatError: Not GGUF, truncated, a part is missing.
-            CapacityError: It cannot fit into the worker's memory; says what would.
+            CapacityError: It cannot fit into `memory`; says what would.
         """
         options = as_llamacpp(plan.options)
         parts = read_model(files.all)
         shape = read_shape(parts)
-        need = check_memory(options, shape, available_memory(os.environ), model=plan.name)
-        return list(describe(options, parts[0], shape, need))
+        need = check_memory(options, shape, memory, model=plan.name)
+        return Inspection(tuple(describe(options, parts[0], shape, need)), need)
 
 
 def app() -> LlamaCppApp:

@@ -32,10 +32,16 @@ def show_progress(states: Iterable[Followed], console: Console | None = None) ->
 def _show(
     console: Console, live: Status, state: Followed, last: Followed | None, elapsed_s: float
 ) -> None:
-    text = f"{state.stage}{': ' + state.text if state.text else ''}"
+    text = _words(state)
     live.update(text)
     is_new_stage = last is None or last.stage != state.stage
     if is_new_stage or (
         not console.is_terminal and state.text and state.text != (last and last.text)
     ):
         console.print(f"{elapsed_s:5.1f} s  {text}", markup=False)
+
+
+def _words(state: Followed) -> str:
+    if not state.text:
+        return state.stage
+    return state.text if state.text.startswith(state.stage) else f"{state.stage}: {state.text}"

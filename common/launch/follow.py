@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from common.clearml.api import ClearMLApi
 
-Stage = Literal["queued", "picked up", "loading", "ready", "ended"]
-_POLL_S = 0.25
+Stage = Literal["queued", "picked up", "downloading", "loading", "ready", "ended"]
+_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def interpret(task: dict[str, Any]) -> Followed:
     status = {name: str(item.get("value") or "") for name, item in section.items()}
     models = tuple(json.loads(status["models"])) if status.get("models") else ()
     task_status = str(task.get("status") or "")
+    text = "; ".join(model["progress"] for model in models if model.get("progress"))
     stage: Stage
     if task_status in ("created", "queued"):
         stage = "queued"
@@ -58,11 +59,12 @@ def interpret(task: dict[str, Any]) -> Followed:
         stage = "ended"
     elif any(model.get("status") == "ready" for model in models):
         stage = "ready"
+    elif text.startswith("downloading"):
+        stage = "downloading"
     elif models:
         stage = "loading"
     else:
         stage = "picked up"
-    text = "; ".join(model["progress"] for model in models if model.get("progress"))
     reason = status.get("error") or str(task.get("status_reason") or "") if stage == "ended" else ""
     return Followed(stage, task_status, text, reason, status, models)
 

@@ -71,7 +71,7 @@ def find_model(model_id: str, *, timeout_s: float = _LOOKUP_S) -> RegisteredMode
         ConfigurationError: No ClearML server is configured.
         ControlPlaneError: The server does not answer.
     """
-    server = _server()
+    server = _server(model_id)
     _probe(server, lambda why: ControlPlaneError(f"The ClearML server {server} {why}."))
 
     def look_up() -> RegisteredModel:
@@ -344,7 +344,7 @@ def _cache_prefix(url: str) -> str:
     return f"{md5_safe_hash(data=url.encode()).hexdigest()}."
 
 
-def _server() -> str:
+def _server(model_id: str) -> str:
     """Return the API server's address; refuses where no credentials are configured."""
     from clearml.backend_api import Session
     from clearml.backend_api.session.defs import ENV_ACCESS_KEY, ENV_AUTH_TOKEN
@@ -352,15 +352,15 @@ def _server() -> str:
 
     key = config_obj.get("api.credentials.access_key", None)
     if not (ENV_ACCESS_KEY.get() or ENV_AUTH_TOKEN.get() or key):
-        raise _not_configured()
+        raise _not_configured(model_id)
     return str(Session.get_api_server_host())
 
 
-def _not_configured() -> ConfigurationError:
+def _not_configured(model_id: str) -> ConfigurationError:
     return ConfigurationError(
         [
             Problem(
-                "a ClearML model ID needs a ClearML server, and none is configured here. Run "
+                f"the ClearML model ID {model_id} needs a ClearML server, and none is configured here. Run "
                 "`clearml-init`, or set CLEARML_API_HOST, CLEARML_API_ACCESS_KEY and "
                 "CLEARML_API_SECRET_KEY"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.errors import CapacityError
@@ -45,6 +45,18 @@ class AvailableMemory:
 
     host_bytes: int
     gpus: tuple[GpuMemory, ...] = ()
+
+
+def without(memory: AvailableMemory, need: MemoryNeed) -> AvailableMemory:
+    """What is left when `need` is taken: from the host, and from the GPUs with the most free first."""
+    left = need.gpu_bytes
+    gpus: dict[int, GpuMemory] = dict(enumerate(memory.gpus))
+    for index, gpu in sorted(gpus.items(), key=lambda item: -item[1].free_bytes):
+        taken = min(left, gpu.free_bytes)
+        gpus[index] = replace(gpu, free_bytes=gpu.free_bytes - taken)
+        left -= taken
+    host = max(0, memory.host_bytes - need.host_bytes)
+    return AvailableMemory(host, tuple(gpus[index] for index in range(len(gpus))))
 
 
 def available_memory(environ: Mapping[str, str] | None = None) -> AvailableMemory:

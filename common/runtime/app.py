@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 from common.engines.contract import EngineAddress, EngineCommand, EngineProgram
 from common.errors import Problem
 from common.models.fetch import ModelFiles
+from common.models.memory import AvailableMemory, MemoryNeed
 from common.options.settings import AppSettings, ModelOptions
 
 AnySettings = AppSettings[Any, Any]
@@ -32,6 +33,14 @@ class ModelPlan:
     files: tuple[Path, ...]
     address: EngineAddress
     threads: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found in a model's files: lines for the console, and the memory it will need."""
+
+    lines: tuple[str, ...]
+    need: MemoryNeed
 
 
 class InstalledEngine(EngineProgram, Protocol):
@@ -82,10 +91,21 @@ class App(Protocol):
             EngineMissingError: None is installed; says how to install one.
         """
 
-    def inspect(self, plan: ModelPlan, files: ModelFiles, settings: AnySettings) -> Sequence[str]:
-        """Check a model's files before the engine sees them; returns lines for the console.
+    def preview_engine(self, settings: AnySettings, environ: Mapping[str, str]) -> InstalledEngine:
+        """The engine to show commands for: the one asked for, even if it is not installed."""
+
+    def inspect(
+        self, plan: ModelPlan, files: ModelFiles, settings: AnySettings, memory: AvailableMemory
+    ) -> Inspection:
+        """Check a model's files before the engine sees them.
+
+        Args:
+            plan: The model.
+            files: Its files.
+            settings: The instance's settings.
+            memory: What is left for it on this machine.
 
         Raises:
             ModelFormatError: Not what the engine can load.
-            CapacityError: It cannot fit into the worker's memory; says what would.
+            CapacityError: It cannot fit into `memory`; says what would.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,14 @@ class Checked:
     warnings: tuple[str, ...]
 
 
+FindEngine = Callable[[AnySettings, Mapping[str, str]], InstalledEngine]
+
+
 def check_parameters(
-    app: App, parameters: Mapping[str, Any], environ: Mapping[str, str]
+    app: App,
+    parameters: Mapping[str, Any],
+    environ: Mapping[str, str],
+    find_engine: FindEngine | None = None,
 ) -> Checked:
     """Validate parameters and find the engine.
 
@@ -30,6 +36,7 @@ def check_parameters(
         app: The app.
         parameters: ``Section/name`` to value.
         environ: The worker's environment, which may name an engine.
+        find_engine: Instead of the app's own search, which needs an installed engine.
 
     Raises:
         ConfigurationError: Every problem of the options, those that only the engine's own flags can
@@ -38,11 +45,12 @@ def check_parameters(
     """
     found: list[InstalledEngine] = []
     missing: list[EngineError] = []
+    find = find_engine or app.find_engine
 
     def check(where: str, model: ModelOptions, settings: AnySettings) -> list[Problem]:
         if not found and not missing:
             try:
-                found.append(app.find_engine(settings, environ))
+                found.append(find(settings, environ))
             except EngineError as error:
                 missing.append(error)
         return found[0].check(where, model, settings) if found else []

@@ -6,12 +6,13 @@ import asyncio
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from common.engines.contract import EngineAddress, EngineSpec, EngineState
 from common.engines.cpu import default_threads
 from common.engines.ports import SocketDirectory, pick_port
 from common.errors import (
+    CapacityError,
     ConfigurationError,
     DeployError,
     InternalError,
@@ -26,6 +27,7 @@ from common.gateway.models import GatewaySettings, ServedModel
 from common.gateway.names import check_endpoint_name
 from common.models.clearml_registry import find_model
 from common.models.fetch import ModelFiles, fetch
+from common.models.memory import AvailableMemory, available_memory, without
 from common.models.progress import ProgressEvent
 from common.models.reference import ReferenceKind, default_endpoint_name, parse_reference
 from common.models.use import InUse
@@ -70,6 +72,9 @@ class Instance:
         self._progress: dict[str, str] = {}
         self._in_use: list[InUse] = []
         self._cancel_fetch = threading.Event()
+        self._memory: AvailableMemory | None = None
+        self._memory_lock = asyncio.Lock()
+        self._placed: list[str] = []
         self.name = name
         self.task_id = task_id
         self.models: list[HostedModel] = []
@@ -78,6 +83,8 @@ class Instance:
         self.gateway: Gateway | None = None
         self.generated_key: str | None = None
         self.failure: DeployError | None = None
+        # Called from any thread when a model's progress changed.
+        self.on_progress: Callable[[], None] = lambda: None
 
     @property
     def drain_s(self) -> float:
@@ -283,7 +290,7 @@ class Instance:
             in_use=held,
         )
         plan = self._plan(model, files, threads)
-        for line in await asyncio.to_thread(self._app.inspect, plan, files, self._settings):
+        for line in await self._inspect(plan, files):
             self._console.line(f"{model.name}: {line}")
         command = self._engine.command(plan, self._settings)
         for item in command.unavailable:
@@ -295,6 +302,24 @@ class Instance:
             name=model.name, command=command, address=model.address, program=self._engine
         )
         await model.start(spec, self._console.engine, lambda state: self._changed(model, state))
+
+    async def _inspect(self, plan: ModelPlan, files: ModelFiles) -> tuple[str, ...]:
+        """Check one model against what the instance's other models leave of the memory."""
+        async with self._memory_lock:
+            if self._memory is None:
+                self._memory = await asyncio.to_thread(available_memory, self._environ)
+            try:
+                found = await asyncio.to_thread(
+                    self._app.inspect, plan, files, self._settings, self._memory
+                )
+            except CapacityError as error:
+                if not self._placed:
+                    raise
+                others = ", ".join(self._placed)
+                raise CapacityError(f"{error} It has to fit beside {others}.") from error
+            self._memory = without(self._memory, found.need)
+            self._placed.append(plan.name)
+        return found.lines
 
     def _plan(self, model: HostedModel, files: ModelFiles, threads: int) -> ModelPlan:
         return ModelPlan(
@@ -309,6 +334,7 @@ class Instance:
         text = str(event)
         self._progress[model.name] = text
         self._console.line(text)
+        self.on_progress()
 
     def _changed(self, model: HostedModel, state: EngineState) -> None:
         if state is EngineState.READY and self.ready_at is None:

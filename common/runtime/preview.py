@@ -34,7 +34,7 @@ def preview(
         if with_flags is None:
             raise ConfigurationError([Problem(f"{app.title} takes no --flags catalogue")])
         app = with_flags(catalogue)
-    checked = check_parameters(app, parameters, environ)
+    checked = check_parameters(app, parameters, environ, app.preview_engine)
     models = []
     threads = default_threads(len(checked.settings.models))
     for index, options in enumerate(checked.settings.models):

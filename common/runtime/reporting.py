@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import datetime, timedelta, timezone
 
 import psutil
 
@@ -18,6 +19,8 @@ from common.telemetry.engine_metrics import parse_engine_tokens
 from common.telemetry.scalars import scalars_between
 
 STATUS_EVERY_S = 2.0
+# The seed's "Last Action Report Interval" when it is not set.
+DEFAULT_LAST_ACTION_S = 600.0
 SCALARS_EVERY_S = 15.0
 _GIB = 1024**3
 
@@ -42,13 +45,20 @@ class Reporting:
         self._last = instance.recorder.snapshot()
         self._counted: dict[str, int] = {}
         self._next_scalars = 0.0
+        interval = settings.idle.last_action_report_interval_seconds
+        self._last_action_every_s = DEFAULT_LAST_ACTION_S if interval is None else float(interval)
+        self._next_last_action = 0.0
 
     async def tick(self) -> None:
         """One turn: cheap unless something is due."""
         self.write_status(None)
-        if time.monotonic() >= self._next_scalars:
-            self._next_scalars = time.monotonic() + SCALARS_EVERY_S
+        now = time.monotonic()
+        if now >= self._next_scalars:
+            self._next_scalars = now + SCALARS_EVERY_S
             await self.write_scalars()
+        if now >= self._next_last_action:
+            self._next_last_action = now + self._last_action_every_s
+            self._report_last_action(now)
 
     def write_status(self, ending: InstanceStatus | None) -> None:
         """Write ``Status/*``; `ending` overrides what the activity says."""
@@ -75,6 +85,13 @@ class Reporting:
             if memory:
                 points.append(("Memory (GiB)", model.name, memory / _GIB))
         self._task.report_scalars(points)
+
+    def _report_last_action(self, now: float) -> None:
+        """Say when the instance was last used, and that it lives, whatever the machine's metrics say."""
+        idle_s = idle_seconds(self._instance.activity(), now)
+        when = datetime.now(timezone.utc) - timedelta(seconds=idle_s)
+        self._task.set_status({"last_action": when.isoformat(timespec="seconds")})
+        self._task.ping()
 
     def _row(self, model: HostedModel) -> ModelRow:
         gateway = self._instance.gateway

@@ -109,6 +109,8 @@ class _Run:
             return self._end_failed(error)
         for warning in checked.warnings:
             console.line(f"WARNING: {warning}")
+        for line in without_effect(checked.settings):
+            console.line(f"WARNING: {line}")
         _configure_console(console, checked.settings)
         console.line(f"Engine: {checked.engine.label}")
         if checked.engine.notice:
@@ -146,6 +148,8 @@ class _Run:
             await instance.start()
             reporting = Reporting(instance, self._report, checked.engine, checked.settings)
             self._announce(instance)
+            status = reporting
+            instance.on_progress = lambda: status.write_status(None)
             while not await stop.wait(STATUS_EVERY_S if instance.ready_at else 0.5):
                 instance.check_idle()
                 await reporting.tick()
@@ -201,6 +205,27 @@ class _Run:
         if self._report.mode == "agent":
             time.sleep(_AGENT_KILLS_WITHIN_S)
         return 2 if isinstance(error, ConfigurationError) and self._report.mode != "agent" else 1
+
+
+# Options of the form whose work is not done yet: said, not silently dropped.
+_NOT_YET = {
+    "enable_automatic_cpu_offloading": "models stay where they are loaded",
+    "enable_disk_swapping": "models stay where they are loaded",
+    "max_cuda_memory_gib": "the engine uses the GPUs as they are",
+    "cuda_memory_manager_minimum_threshold": "nothing is moved out of the GPUs",
+    "gateway_route": "the instance is reached at the worker's address or General/public_url",
+}
+
+
+def without_effect(settings: AnySettings) -> list[str]:
+    """What the user set in General that this version does not do yet, in words."""
+    given = settings.general.given()
+    titles = {option.name: option for option in settings.options() if option.group == "General"}
+    return [
+        f'"{titles[name].title}" ({titles[name].path}) has no effect yet: {reason}.'
+        for name, reason in _NOT_YET.items()
+        if given.get(name)
+    ]
 
 
 def _configure_console(console: Console, settings: AnySettings) -> None:

@@ -58,7 +58,7 @@ class Workplace:
 
     def launch(self, **parameters: str) -> str:
         """Launch the llama.cpp app; the task's ID."""
-        given = {"General/host": "127.0.0.1", **parameters}
+        given = {"General/host": "127.0.0.1", "General/engine": "xllamacpp", **parameters}
         sets = [word for path, value in given.items() for word in ("--set", f"{path}={value}")]
         return self.cli(
             "launch", "llamacpp", "--queue", "default", "--name", "test instance", *sets

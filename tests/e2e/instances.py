@@ -112,7 +112,12 @@ def running_instance(
     cache: Path | None = None,
 ) -> Iterator[Instance]:
     """Run an instance with a key of the tests; whatever is left of it at the end is killed."""
-    given = {"General/host": "127.0.0.1", "General/api_key": KEY, **parameters}
+    given = {
+        "General/host": "127.0.0.1",
+        "General/api_key": KEY,
+        "General/engine": "xllamacpp",
+        **parameters,
+    }
     with tempfile.TemporaryDirectory(prefix="cd-e2e-") as folder:
         config = Path(folder) / "config.json"
         config.write_text(json.dumps(given), encoding="utf-8")

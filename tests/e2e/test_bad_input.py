@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -135,7 +136,14 @@ def test_no_engine_says_how_to_install_one(tmp_path: Path) -> None:
 def test_command_shows_what_would_run_without_running_it() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "common.cli.main", "command", "llamacpp", "--json"]
-        + ["--set", "Model/model=/models/x.gguf", "--set", "Model/temperature=0.25"]
+        + [
+            "--set",
+            "General/engine=xllamacpp",
+            "--set",
+            "Model/model=/models/x.gguf",
+            "--set",
+            "Model/temperature=0.25",
+        ]
         + ["--set", "Advanced/validation_workers=2", "--set", "General/api_key=secret-key-1"],
         capture_output=True,
         text=True,
@@ -149,3 +157,24 @@ def test_command_shows_what_would_run_without_running_it() -> None:
     assert model["argv"][model["argv"].index("--temp") + 1] == "0.25"
     assert [item["path"] for item in model["unavailable"]] == ["Advanced/validation_workers"]
     assert "secret-key-1" not in done.stdout
+
+
+@pytest.mark.parametrize("engine", ["llama-server", "xllamacpp", "llama_cpp.server"])
+def test_command_tells_of_each_engine_whether_or_not_it_is_installed(
+    engine: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "common.cli.main", "command", "llamacpp", "--json"]
+        + ["--set", f"General/engine={engine}", "--set", "Model/model=/models/x.gguf"]
+        + ["--set", "Model/parallel=4", "--set", "Model/temperature=0.5"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+        env={**os.environ, "CLEARML_DEPLOY_CACHE": str(tmp_path), "PATH": "/usr/bin:/bin"},
+    )
+    assert done.returncode == 0, done.stderr
+    (model,) = json.loads(done.stdout)["models"]
+    told = {item["path"] for item in model["unavailable"]}
+    serialised = {"Model/parallel", "Model/temperature"}
+    assert (told >= serialised) == (engine == "llama_cpp.server")

@@ -6,7 +6,6 @@ import json
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import requests
@@ -18,15 +17,27 @@ from tests.e2e.instances import KEY, Instance, assert_all_gone, running_instance
 SMALL = {"context_size": 1024, "parallel": 2}
 
 
+@pytest.fixture(
+    scope="module",
+    params=["xllamacpp", pytest.param("llama-server", marks=pytest.mark.engine)],
+)
+def engine(request: pytest.FixtureRequest) -> str:
+    """The same suite over the wheel and, in `make test-engines`, over the native server."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="module")
-def two_models() -> Iterator[Instance]:
+def two_models(engine: str) -> Iterator[Instance]:
     """A chat model and an embedding model in one instance."""
     file = str(packaged_model())
     listed = [
         {"model": file, "model_endpoint_name": "org/Chat.v1", **SMALL},
         {"model": file, "model_endpoint_name": "embed", "embedding": True, **SMALL},
     ]
-    with running_instance({"Models/models": json.dumps(listed)}) as instance:
+    with running_instance(
+        {"Models/models": json.dumps(listed), "General/engine": engine}
+    ) as instance:
         yield instance
 
 
@@ -113,9 +124,13 @@ def test_the_key_is_nowhere_on_the_console_or_a_command_line(two_models: Instanc
         assert KEY not in " ".join(process.cmdline())
 
 
-def test_killed_instance_leaves_no_engine() -> None:
+def test_killed_instance_leaves_no_engine(engine: str) -> None:
     with running_instance(
-        {"Model/model": str(packaged_model()), "Model/context_size": "512"}
+        {
+            "General/engine": engine,
+            "Model/model": str(packaged_model()),
+            "Model/context_size": "512",
+        }
     ) as instance:
         family = instance.family()
         assert len(family) > 2
@@ -123,8 +138,12 @@ def test_killed_instance_leaves_no_engine() -> None:
         assert_all_gone(family, 5)
 
 
-def test_sigterm_lets_a_stream_finish_and_leaves_nothing() -> None:
-    parameters = {"Model/model": str(packaged_model()), "Model/model_endpoint_name": "m"}
+def test_sigterm_lets_a_stream_finish_and_leaves_nothing(engine: str) -> None:
+    parameters = {
+        "General/engine": engine,
+        "Model/model": str(packaged_model()),
+        "Model/model_endpoint_name": "m",
+    }
     with running_instance({**parameters, "Model/context_size": "2048"}) as instance:
         family = instance.family()
         body = {
@@ -150,8 +169,12 @@ def test_sigterm_lets_a_stream_finish_and_leaves_nothing() -> None:
         assert_all_gone(family, 2)
 
 
-def test_a_second_signal_ends_at_once() -> None:
-    parameters = {"Model/model": str(packaged_model()), "Model/model_endpoint_name": "m"}
+def test_a_second_signal_ends_at_once(engine: str) -> None:
+    parameters = {
+        "General/engine": engine,
+        "Model/model": str(packaged_model()),
+        "Model/model_endpoint_name": "m",
+    }
     with running_instance({**parameters, "General/drain_seconds": "600"}) as instance:
         family = instance.family()
         body = {"model": "m", "prompt": "a", "max_tokens": 2000, "stream": True, "ignore_eos": True}
@@ -167,13 +190,14 @@ def test_a_second_signal_ends_at_once() -> None:
             wait_for(lambda: "SIGINT" in instance.console, 5, "the first signal's line")
             instance.process.send_signal(signal.SIGINT)
             started = time.monotonic()
-            assert instance.wait_end(10) == 130
+            assert instance.wait_end(10) == 130, instance.console
             assert time.monotonic() - started < 5
         assert_all_gone(family, 5)
 
 
-def test_idle_instance_ends_by_itself(tmp_path: Path) -> None:
+def test_idle_instance_ends_by_itself(engine: str) -> None:
     parameters = {
+        "General/engine": engine,
         "Model/model": str(packaged_model()),
         "Model/context_size": "512",
         "Idle/idle_time_limit_hours": str(6 / 3600),

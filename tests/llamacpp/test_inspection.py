@@ -11,7 +11,7 @@ from apps.llamacpp.inspection import check_memory, read_request
 from common.errors import CapacityError, ModelFormatError
 from common.models.footprint import ModelShape, read_shape
 from common.models.gguf import read_model
-from common.models.memory import AvailableMemory, GpuMemory
+from common.models.memory import AvailableMemory, GpuMemory, available_memory
 from tests.llamacpp.samples import load, plan_of
 from tests.models.gguf_files import write_gguf
 
@@ -26,7 +26,8 @@ def shape(tmp_path: Path) -> ModelShape:
 def inspect(path: Path, **parameters: Any) -> list[str]:
     settings = load(**parameters)
     files: Any = SimpleNamespace(all=(path,))
-    return list(app().inspect(plan_of(settings, files=(path,)), files, settings))
+    memory = available_memory({})
+    return list(app().inspect(plan_of(settings, files=(path,)), files, settings, memory).lines)
 
 
 @pytest.mark.parametrize(
