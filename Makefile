@@ -42,6 +42,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clearml-deploy docs check
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -156,7 +156,9 @@ class EngineError(DeployError):
     code = "engine_error"
     http_status = 502
 
-    def __init__(self, message: str, *, exit_code: int | None = None, tail: Sequence[str] = ()) -> None:
+    def __init__(
+        self, message: str, *, exit_code: int | None = None, tail: Sequence[str] = ()
+    ) -> None:
         super().__init__(message)
         self.exit_code = exit_code
         self.tail = tuple(tail)

@@ -8,6 +8,7 @@ raise.
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import requests
 from common.errors import ControlPlaneError, ServerAwayError
 
 # A few quick tries bridge a restart of the server; longer outages are the caller's to wait out.
+_LOGIN_TIMEOUT_S = 20.0
 _RETRIES = {"total": 3, "connect": 3, "read": 3, "backoff_factor": 0.3, "backoff_max": 3.0}
 
 
@@ -24,6 +26,7 @@ class ClearMLApi:
 
     def __init__(self) -> None:
         self._session: Any = None
+        self._login: _Login | None = None
 
     @property
     def host(self) -> str:
@@ -67,21 +70,56 @@ class ClearMLApi:
         return data
 
     def _connected(self) -> Any:
-        if self._session is None:
-            from clearml.backend_api.session import Session
-            from clearml.backend_api.session.errors import SessionError
+        """Log in once, on a thread of its own: the SDK retries some errors without end.
 
-            try:
-                self._session = Session(http_retries_config=dict(_RETRIES))
-            except requests.RequestException as error:
-                raise ServerAwayError(
-                    f"The ClearML server {self.host} cannot be reached ({type(error).__name__})."
-                ) from error
-            except (SessionError, ValueError) as error:
-                raise ControlPlaneError(
-                    f"The login at the ClearML server failed: {str(error).splitlines()[0]}"
-                ) from error
+        An untrusted certificate is one of them. A login that hangs is left behind, and no second one is
+        started while it does.
+        """
+        if self._session is not None:
+            return self._session
+        if self._login is None:
+            self._login = _Login()
+        login = self._login
+        login.join(_LOGIN_TIMEOUT_S)
+        if login.is_alive():
+            raise ServerAwayError(
+                f"The ClearML server {self.host} did not answer the login within {_LOGIN_TIMEOUT_S:g} s. "
+                "Check its address and, for a private certificate authority, REQUESTS_CA_BUNDLE."
+            )
+        self._login = None
+        if login.error is not None:
+            raise _login_error(self.host, login.error) from login.error
+        self._session = login.session
         return self._session
+
+
+class _Login(threading.Thread):
+    """One try to open a session; its outcome is in `session` or `error` when it has ended."""
+
+    def __init__(self) -> None:
+        super().__init__(name="clearml-login", daemon=True)
+        self.session: Any = None
+        self.error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        from clearml.backend_api.session import Session
+
+        try:
+            self.session = Session(http_retries_config=dict(_RETRIES))
+        except Exception as error:  # noqa: BLE001 - the SDK's login errors derive from Exception alone
+            self.error = error
+
+
+def _login_error(host: str, error: Exception) -> ControlPlaneError:
+    """Tell a server that is away from one that refuses; the SDK wraps both into one class."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    # The wrapped error of requests is only there as text.
+    if isinstance(error, (requests.RequestException, OSError)) or "HTTPConnection" in text:
+        return ServerAwayError(
+            f"The ClearML server {host} cannot be reached. Check that it runs and that clearml.conf names it."
+        )
+    return ControlPlaneError(f"The login at the ClearML server {host} failed: {text}")
 
 
 def is_configured(environ: dict[str, str] | os._Environ[str] = os.environ) -> bool:

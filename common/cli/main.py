@@ -26,6 +26,8 @@ _COMMANDS = {
     "status": ("common.cli.tasks", "Show the state of an instance."),
     "stop": ("common.cli.tasks", "Stop an instance: it drains first."),
     "keys": ("common.cli.keys", "Further API keys in a key file."),
+    "docs": ("common.cli.docs", "Write or check the pages derived from the options."),
+    "bench": ("common.cli.bench", "The benchmarks of a checkout."),
     "cache": ("common.cli.cache", "Models cached on this machine."),
 }
 

@@ -9,19 +9,29 @@ import time
 import click
 
 from common.clearml.api import ClearMLApi
-from common.errors import ControlPlaneError
+from common.errors import UserError
 from common.launch.follow import read_task
+from common.runtime.offline_keys import read_key
 
 
 @click.command()
 @click.argument("task_id")
 def key(task_id: str) -> None:
     """Print the API key that the instance TASK_ID generated or was given at its start."""
-    found = read_task(ClearMLApi(), task_id).status.get("api_key")
-    if not found:
-        raise ControlPlaneError(
-            f"The task {task_id} has no key: it does not run, or has General/auth = none."
-        )
+    found = read_key(task_id)
+    if task_id.startswith("offline-") and found is None:
+        raise UserError(f"No instance {task_id} runs on this machine for this user.")
+    if found is None:
+        state = read_task(ClearMLApi(), task_id)
+        found = state.given_key or state.status.get("api_key")
+        if not found and state.stage in ("queued", "picked up"):
+            raise UserError(
+                f"The task {task_id} is {state.stage}: its key is made when it starts to serve."
+            )
+        if not found:
+            raise UserError(
+                f"The task {task_id} has no key: it ended before it served, or has General/auth = none."
+            )
     click.echo(found)
 
 

@@ -25,6 +25,7 @@ class Followed:
         reason: Why it ended, when it did.
         status: The instance's ``Status/*``.
         models: The models and their endpoints.
+        given_key: The key that the user gave in General/api_key, if any.
     """
 
     stage: Stage
@@ -33,6 +34,7 @@ class Followed:
     reason: str = ""
     status: dict[str, str] = field(default_factory=dict)
     models: tuple[dict[str, str], ...] = ()
+    given_key: str = field(default="", repr=False)
 
 
 def read_task(api: ClearMLApi, task_id: str) -> Followed:
@@ -47,7 +49,9 @@ def read_task(api: ClearMLApi, task_id: str) -> Followed:
 
 def interpret(task: dict[str, Any]) -> Followed:
     """Tell the stage of an instance from its task as the server gives it (pure)."""
-    section = (task.get("hyperparams") or {}).get("Status") or {}
+    parameters = task.get("hyperparams") or {}
+    section = parameters.get("Status") or {}
+    given_key = str(((parameters.get("General") or {}).get("api_key") or {}).get("value") or "")
     status = {name: str(item.get("value") or "") for name, item in section.items()}
     models = tuple(json.loads(status["models"])) if status.get("models") else ()
     task_status = str(task.get("status") or "")
@@ -66,7 +70,7 @@ def interpret(task: dict[str, Any]) -> Followed:
     else:
         stage = "picked up"
     reason = status.get("error") or str(task.get("status_reason") or "") if stage == "ended" else ""
-    return Followed(stage, task_status, text, reason, status, models)
+    return Followed(stage, task_status, text, reason, status, models, given_key)
 
 
 def follow(api: ClearMLApi, task_id: str, *, poll_s: float = _POLL_S) -> Iterator[Followed]:

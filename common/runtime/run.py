@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from common.clearml.api import ClearMLApi, is_configured
@@ -22,6 +23,7 @@ from common.runtime.app import AnySettings, App
 from common.runtime.checking import Checked, check_parameters
 from common.runtime.console import Console
 from common.runtime.instance import Instance
+from common.runtime.offline_keys import forget_key, keep_key
 from common.runtime.reporting import STATUS_EVERY_S, Reporting
 from common.runtime.stopping import StopReason, StopRequest
 
@@ -98,6 +100,7 @@ class _Run:
         self._task = task
         self._console = console
         self._stop: StopRequest | None = None
+        self._key_file: Path | None = None
 
     def execute(self, parameters: Mapping[str, Any]) -> int:
         """Check, serve, and end; returns the exit code."""
@@ -176,6 +179,9 @@ class _Run:
         }
         if instance.generated_key is not None:
             values["api_key"] = instance.generated_key
+            if self._report.mode == "offline":
+                # Without a server nobody could read it from the task.
+                self._key_file = keep_key(self._report.id, instance.generated_key)
         self._report.set_status(values)
         for model in instance.models:
             self._console.line(f"{model.name}: endpoint {instance.gateway.url_for(model.name)}")
@@ -183,6 +189,7 @@ class _Run:
             self._console.line(f"The key is shown by: clearml-deploy key {self._report.id}")
 
     def _end(self, reason: StopReason) -> int:
+        forget_key(self._key_file)
         self._console.line(f"Stopped: {reason.text}.")
         ending: Ending = "completed" if reason.kind == "idle" else "stopped"
         self._report.finish(ending, reason.text, "", _REPORT_TIMEOUT_S)
@@ -193,6 +200,7 @@ class _Run:
         return 0
 
     def _end_failed(self, error: DeployError) -> int:
+        forget_key(self._key_file)
         text = str(error)
         self._console.line(f"FAILED: {text}")
         self._report.set_status({"status": "failed", "error": text})
