@@ -178,8 +178,12 @@ class _Download:
 
     def run(self) -> Path:
         from clearml import StorageManager
+        from clearml.storage.helper import StorageHelper
 
         self._manager: Any = StorageManager
+        # clearml-agent's configuration of its tasks switches the SDK to a cache without contexts,
+        # which removes files, in use or not, when the disk fills up.
+        StorageHelper.use_disk_space_file_size_strategy = False
         head, _, name = self._model.url.rpartition("/")
         names = sibling_parts(unquote(name))
         if len(names) == 1:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from common.errors import DeployError
 
 _RATE_WINDOW_S = 10.0
+# Less than this tells nothing of a rate: what lay there already would seem to fly.
+_RATE_SHORTEST_S = 0.1
 
 
 class FetchCancelledError(DeployError):
@@ -29,7 +31,7 @@ class ProgressEvent:
         model: The model as the user named it.
         done_bytes: Bytes present, those of an earlier attempt included.
         total_bytes: Bytes in all; None when the source does not say.
-        rate_bytes_s: Rate over the last seconds; 0.0 until there are two measurements.
+        rate_bytes_s: Rate over the last seconds; 0.0 until a tenth of a second was measured.
     """
 
     stage: str
@@ -133,7 +135,7 @@ class ProgressMeter:
         self._reported_at = now
         self._reported_bytes = done_bytes
         (start, first), (end, last) = self._samples[0], self._samples[-1]
-        rate = (last - first) / (end - start) if end > start else 0.0
+        rate = (last - first) / (end - start) if end - start >= _RATE_SHORTEST_S else 0.0
         self._report(
             ProgressEvent(self._stage, self._model, done_bytes, self._total_bytes, max(rate, 0.0))
         )

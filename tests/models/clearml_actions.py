@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +22,11 @@ def register(name: str, url: str, upload: dict[str, str], package: bool = False)
     return {"id": model.id}
 
 
-def fetch(reference: str) -> dict[str, Any]:
+def fetch(reference: str, config_file: str = "") -> dict[str, Any]:
+    """Fetch a model; `config_file` stands in for the environment's ``clearml.conf``."""
+    if config_file:
+        os.environ["CLEARML_CONFIG_FILE"] = config_file
+
     from common.models.fetch import fetch as fetch_model
     from common.models.use import InUse
 

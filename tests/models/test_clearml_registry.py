@@ -64,6 +64,25 @@ def test_model_is_downloaded_once_with_progress_listed_and_pruned(
     assert act("cached") == []
 
 
+def test_configuration_of_an_agent_changes_nothing(
+    act: Act, clearml_server: RunningServer, tmp_path: Path
+) -> None:
+    # clearml-agent gives its tasks this setting, with which the SDK would keep files elsewhere.
+    config = tmp_path / "agent.conf"
+    size = "\nsdk.storage.cache.size.min_free_bytes: 1MB\n"
+    config.write_text(clearml_server.config_file.read_text() + size)
+    source = write_gguf(tmp_path / "source.gguf")
+    url = f"{clearml_server.files_url}/models/agent/m.gguf"
+    model_id = act("register", name="Agent's", url=url, upload={url: str(source)})["id"]
+
+    found = act("fetch", reference=model_id, config_file=str(config))
+    assert Path(found["first"]).parent.name == "clearml-deploy"
+    again = act("fetch", reference=model_id, config_file=str(config))
+    assert (again["first"], again["events"]) == (found["first"], [])
+    size_bytes = source.stat().st_size
+    assert act("cached") == [{"name": "m.gguf", "size": size_bytes, "ours": True}]
+
+
 def test_unknown_id_names_the_server_and_the_id(act: Act, clearml_server: RunningServer) -> None:
     unknown = "0123456789abcdef0123456789abcdef"
     found = act("fetch", reference=unknown)

@@ -50,3 +50,12 @@ def test_meter_rate_forgets_what_is_long_ago() -> None:
         clock.now += 1
         meter.update(1_000_000)
     assert events[-1].rate_bytes_s == 0
+
+
+def test_instant_has_no_rate() -> None:
+    clock, events = Clock(), []
+    meter = ProgressMeter(events.append, "downloading", "m", 98_000_000, clock=clock)
+    meter.update(0)
+    clock.now += 0.001
+    meter.finish(98_000_000)
+    assert str(events[-1]) == "downloading m: 98.0 of 98.0 MB"
