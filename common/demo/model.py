@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from pathlib import Path
 
 from common.clearml.api import ClearMLApi
@@ -43,11 +44,14 @@ def register_model(api: ClearMLApi, file: Path, name: str) -> str:
     from clearml.storage import StorageManager
 
     size = f"{file.stat().st_size}"
-    known = api.call("models", "get_all", name=f"^{name}$", only_fields=["id", "name", "comment"])
-    for row in known.get("models", []):
-        if row.get("name") == name and row.get("comment") == size:
-            return str(row["id"])
     files_server = _files_server()
+    fields = ["id", "name", "comment", "uri"]
+    known = api.call("models", "get_all", name=f"^{re.escape(name)}$", only_fields=fields)
+    for row in known.get("models", []):
+        # The server may have come back on another port: the old address is dead then.
+        is_reachable = str(row.get("uri") or "").startswith(f"{files_server}/")
+        if row.get("name") == name and row.get("comment") == size and is_reachable:
+            return str(row["id"])
     url = StorageManager.upload_file(str(file), f"{files_server}/{_PROJECT}/{file.name}")
     created = api.call(
         "models",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,7 +16,7 @@ import psutil
 from common.errors import ControlPlaneError
 from common.local_server import processes
 from common.local_server.client import ServerClient
-from common.local_server.data_dir import DataDir
+from common.local_server.data_dir import DataDir, write_private
 
 #: Seconds between two looks into the queue, and at the running task's process.
 POLL_S: Final = 1.0
@@ -70,12 +70,18 @@ def start_agent(paths: DataDir, queue: str, api_url: str) -> RunningAgent:
     worker = worker_name(paths.root)
     argv = [sys.executable, "-u", "-m", "clearml_agent"]
     argv += ["daemon", "--queue", queue, "--create-queue", "--foreground"]
+    _write_git_config(paths)
     process = processes.start_detached(
         argv, log=paths.agent_log, env=agent_environment(paths, worker), cwd=paths.agent_home
     )
-    processes.write_state(
-        paths.agent_state, process.pid, worker=worker, queue=queue, api_url=api_url
-    )
+    try:
+        processes.write_state(
+            paths.agent_state, process.pid, worker=worker, queue=queue, api_url=api_url
+        )
+    except BaseException:  # what is not noted could not be stopped
+        process.kill()
+        process.wait()
+        raise
     # Its end is noticed through the state file; the exit status is of no use.
     process.returncode = 0
     return RunningAgent(process.pid, worker, queue, api_url)
@@ -93,6 +99,7 @@ def agent_environment(paths: DataDir, worker: str) -> dict[str, str]:
         env[name] = ",".join(filter(None, [env.get(name, ""), loopback]))
     env.update(
         # `python` of a task is this environment's.
+        GIT_CONFIG_GLOBAL=str(paths.git_config),
         PATH=os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)]),
         CLEARML_CONFIG_FILE=str(paths.agent_config_file),
         CLEARML_WORKER_ID=worker,
@@ -103,6 +110,19 @@ def agent_environment(paths: DataDir, worker: str) -> dict[str, str]:
         CLEARML_CACHE_DIR=str(paths.cache / "sdk"),
     )
     return env
+
+
+def _write_git_config(paths: DataDir) -> None:
+    """Give the agent a global git configuration of its own, which reads the user's.
+
+    The agent sets ``safe.directory = *`` in it, which would hold for all the user does with git.
+    """
+    theirs = os.environ.get("GIT_CONFIG_GLOBAL")
+    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    included = [theirs] if theirs else [f"{base}/git/config", "~/.gitconfig"]
+    # A JSON string is one of git's; what does not exist is passed over.
+    lines = [f"[include]\n\tpath = {json.dumps(path, ensure_ascii=False)}" for path in included]
+    write_private(paths.git_config, "\n".join(lines) + "\n")
 
 
 def wait_for_agent(
@@ -164,8 +184,3 @@ def _stop_tasks(client: ServerClient, worker: str) -> None:
                 "tasks.stopped", task=task["id"], force=True, status_reason="the agent was stopped"
             )
     client.call("workers.unregister", worker=worker)
-
-
-def shown_environment(paths: DataDir) -> Mapping[str, str]:
-    """Folders of the agent, for `status`."""
-    return {"agent_log": str(paths.agent_log), "agent_home": str(paths.agent_home)}

@@ -49,6 +49,11 @@ class DataDir:
         return self.root / "agent.conf"
 
     @property
+    def git_config(self) -> Path:
+        """The agent's global git configuration."""
+        return self.root / "agent.gitconfig"
+
+    @property
     def server_state(self) -> Path:
         """The running server: pid and addresses."""
         return self.root / "server.json"

@@ -166,7 +166,12 @@ def _start_server(paths: DataDir, arguments: list[str]) -> None:
     def is_settled() -> bool:
         return process.poll() is not None or _server_state(paths) is not None
 
-    is_in_time = processes.wait_until(is_settled, _START_TIMEOUT_S)
+    try:
+        is_in_time = processes.wait_until(is_settled, _START_TIMEOUT_S)
+    except BaseException:  # Ctrl-C: nobody would find a server that has not noted itself yet
+        process.kill()
+        process.wait()
+        raise
     if is_in_time and process.poll() is None:
         process.returncode = 0  # it outlives this process: no warning about a child left behind
         return
