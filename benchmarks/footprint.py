@@ -25,7 +25,7 @@ from benchmarks.processes import (
     family_of,
     processor_time,
 )
-from benchmarks.report import Goal, Report, Table, say, show
+from benchmarks.report import Goal, Report, Table, say, show, warn_if_busy
 from benchmarks.through_queue import (
     launch_instance,
     local_world,
@@ -82,6 +82,7 @@ class Idle:
 def main(seconds: float, settle: float, modes: tuple[str, ...], engine: str, as_json: bool) -> None:
     """Measure memory and processor time of an idle instance without its engine."""
     end_in_order_on_sigterm()
+    warn_if_busy()
     machine = describe_machine()
     file = packaged_model()
     parameters = {"Model/model": str(file), "General/engine": engine}

@@ -16,6 +16,7 @@ import time
 from dataclasses import asdict, dataclass
 
 import aiohttp
+import click
 
 _PROMPT = "Tell me what plants need to grow, and how a gardener provides it."
 _COUNT = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
@@ -72,7 +73,7 @@ class LoadResult:
         return self.tokens / self.wall_s
 
 
-class LoadError(Exception):
+class LoadError(click.ClickException):
     """A request was refused, broke off, or did not do the work it was to do."""
 
 

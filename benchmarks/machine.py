@@ -13,6 +13,8 @@ import psutil
 from common.engines.cpu import usable_cpus
 
 ROOT = Path(__file__).resolve().parents[1]
+# Of all processors; a machine at rest stays below a tenth.
+_BUSY_SHARE = 0.25
 _PACKAGES = ("aiohttp", "clearml", "clearml-agent", "xllamacpp")
 
 
@@ -28,6 +30,16 @@ def describe_machine() -> dict[str, str]:
         "commit": _commit(),
         "load average at start": load,
     }
+
+
+def busy_warning(load_average: float, cpus: int) -> str | None:
+    """What to tell the person before anything is measured; None on a quiet machine (pure)."""
+    if load_average < _BUSY_SHARE * cpus:
+        return None
+    return (
+        f"WARNING: the machine is busy (load average {load_average:.2f} on {cpus} processors): "
+        "rates and times will vary by more than what is measured. Run again when it is quiet."
+    )
 
 
 def _processor() -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
+import click
 import psutil
 
 Found = TypeVar("Found")
@@ -23,7 +24,7 @@ _POLL_S = 0.02
 _GRACE_S = 20.0
 
 
-class BenchmarkError(Exception):
+class BenchmarkError(click.ClickException):
     """What was to be measured did not come up, or ended."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ import click
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
+
+from benchmarks.machine import busy_warning
 
 # Wide enough for every table here, also where standard output is a file.
 _WIDTH = 130
@@ -52,6 +55,12 @@ class Report:
     tables: Sequence[Table]
     goals: Sequence[Goal] = ()
     figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+def warn_if_busy() -> None:
+    """Tell the person at the terminal that others use the machine."""
+    if warning := busy_warning(os.getloadavg()[0], os.cpu_count() or 1):
+        say(warning)
 
 
 def say(text: str) -> None:

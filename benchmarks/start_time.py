@@ -19,7 +19,7 @@ from benchmarks.instance import instance_of_task
 from benchmarks.load import Target, time_to_first_token
 from benchmarks.machine import describe_machine
 from benchmarks.processes import began_at, end_in_order_on_sigterm, family_of
-from benchmarks.report import Report, Table, say, show
+from benchmarks.report import Report, Table, say, show, warn_if_busy
 from benchmarks.through_queue import (
     launch_instance,
     local_world,
@@ -61,6 +61,7 @@ class Round:
 def main(rounds: int, engine: str, as_json: bool) -> None:
     """Measure the start of an instance through the queue against a bare engine start."""
     end_in_order_on_sigterm()
+    warn_if_busy()
     machine = describe_machine()
     file = packaged_model()
     parameters: dict[str, object] = {"General/engine": engine}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,7 @@ _QUEUE = "default"
 _POLL_S = 0.05
 _READY_S = 90.0
 _STOP_S = 60.0
+_LOG_LINES = 25
 
 
 @contextlib.contextmanager
@@ -33,7 +35,11 @@ def local_world(*, with_agent: bool) -> Iterator[RunningServer]:
 
     This program is pointed at it too. Both are ended, and all they wrote is removed, at the end.
     """
-    with tempfile.TemporaryDirectory(prefix="cd-bench-", ignore_cleanup_errors=True) as name:
+    # The SDK logs to standard output, which is for the result.
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        tempfile.TemporaryDirectory(prefix="cd-bench-", ignore_cleanup_errors=True) as name,
+    ):
         folder = Path(name)
         try:
             server = start_background(folder, agent_queue=_QUEUE if with_agent else None)
@@ -79,7 +85,9 @@ def watch_until_ready(
         state = read_task(api, task_id)
         now = time.monotonic()
         if state.stage == "ended":
-            raise BenchmarkError(f"the instance ended ({state.task_status}): {state.reason}")
+            raise BenchmarkError(
+                f"the instance ended ({state.task_status}): {state.reason}\n{_log(api, task_id)}"
+            )
         if state.stage != "queued":
             seen.setdefault("picked up", now)
         # The agent turns its own process into ours, so the process's age would not tell.
@@ -92,6 +100,13 @@ def watch_until_ready(
             return state, seen
         time.sleep(_POLL_S)
     raise BenchmarkError(f"the instance was not ready within {_READY_S:g} s")
+
+
+def _log(api: ClearMLApi, task_id: str) -> str:
+    """The end of the task's console."""
+    events = api.call("events", "get_task_log", task=task_id, batch_size=10).get("events", [])
+    text = "\n".join(str(event.get("msg")).rstrip() for event in reversed(events))  # newest first
+    return "\n".join(text.splitlines()[-_LOG_LINES:])
 
 
 def _runs_instance(agent_pid: int) -> bool:

@@ -21,7 +21,7 @@ from benchmarks.instance import ServedInstance, local_instance
 from benchmarks.load import Load, LoadResult, run_load
 from benchmarks.machine import describe_machine
 from benchmarks.processes import BenchmarkError, end_in_order_on_sigterm, processor_time
-from benchmarks.report import Goal, Report, Table, say, show
+from benchmarks.report import Goal, Report, Table, say, show, warn_if_busy
 from common.demo.model import packaged_model
 
 _GOAL = 0.97
@@ -49,8 +49,8 @@ class Row:
 
 
 @click.command()
-@click.option("--rounds", default=7, show_default=True, help="Rounds for each engine and load.")
-@click.option("--tokens", default=256, show_default=True, help="Generated in each request.")
+@click.option("--rounds", default=10, show_default=True, help="Rounds for each engine and load.")
+@click.option("--tokens", default=128, show_default=True, help="Generated in each request.")
 @click.option("--streams", multiple=True, type=int, default=(1, 8), show_default=True)
 @click.option(
     "--engine",
@@ -65,6 +65,7 @@ def main(
 ) -> None:
     """Measure generated tokens per second through the gateway against the engine direct."""
     end_in_order_on_sigterm()
+    warn_if_busy()
     machine = describe_machine()
     file = packaged_model()
     rows: list[Row] = []
@@ -140,7 +141,7 @@ def _report(
         "median of rounds",
         "rounds",
         "first token ms",
-        "gateway CPU us/token",
+        "CPU us/token",
     )
     return Report(
         benchmark="throughput",
