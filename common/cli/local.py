@@ -19,6 +19,7 @@ from common.errors import DeployError, UserError
 if TYPE_CHECKING:
     from common.local_server import RunningServer
 
+_LOOPBACK = "127.0.0.1"
 _EPILOG = "It stands in for a ClearML server on one machine; see docs/local-server.md."
 
 
@@ -57,7 +58,7 @@ def local() -> None:
 @local.command(epilog=_EPILOG)
 @data_dir_option
 @json_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--host", default=_LOOPBACK, show_default=True, help="Address to listen on.")
 @click.option("--api-port", type=click.IntRange(0, 65535), help="API port; the next free one.")
 @click.option("--files-port", type=click.IntRange(0, 65535), help="File port; the next free one.")
 @click.option("--advanced", is_flag=True, help="Offer the advanced feature set's endpoints.")
@@ -99,10 +100,13 @@ def up(
         wait_for_agent(server)
     if server.was_running:
         click.echo(f"The local server runs already (process {server.pid}).", err=True)
-    for port in () if server.was_running else server.skipped_ports:
-        click.echo(f"Port {port} is in use; took the next free one.", err=True)
-    if host not in ("127.0.0.1", "localhost", "::1"):
-        click.echo(f"Listening on {host}: plain HTTP, so for a trusted network only.", err=True)
+        if host != _LOOPBACK or api_port or files_port or advanced or routes:
+            click.echo("It keeps its addresses and features: `local down` first.", err=True)
+    else:
+        for port in server.skipped_ports:
+            click.echo(f"Port {port} is in use; took the next free one.", err=True)
+        if host not in (_LOOPBACK, "localhost", "::1"):
+            click.echo(f"Listening on {host}: plain HTTP, so for a trusted network only.", err=True)
     if as_json:
         click.echo(json.dumps(_as_dict(server)))
         return

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from common.errors import ConfigurationError, Problem
+from common.errors import UserError
 from common.local_server import auth
 from common.local_server.credentials import load_or_create
 from common.local_server.data_dir import DataDir
@@ -24,14 +24,14 @@ def add_user(data_dir: Path, name: str) -> JsonDict:
     """Create a user; returns ``id``, ``name``, ``access_key``, ``secret_key``.
 
     Raises:
-        ConfigurationError: The name is empty or taken.
+        UserError: The name is empty or taken.
     """
 
     def add(_: Store, authenticator: auth.Authenticator) -> JsonDict:
         try:
             return authenticator.add_user(name)
         except CallError as error:
-            raise ConfigurationError([Problem(str(error), value=name)]) from error
+            raise UserError(f"The user {name!r} cannot be added: {error}.") from error
 
     return _with_store(data_dir, add)
 
@@ -40,7 +40,7 @@ def restrict(data_dir: Path, project: str, readers: Sequence[str] | None) -> Non
     """Let only the owner and these users read a project and those below it; None lets all.
 
     Raises:
-        ConfigurationError: No such project, or no such user.
+        UserError: No such project, or no such user.
     """
 
     def apply(store: Store, authenticator: auth.Authenticator) -> None:
@@ -48,13 +48,13 @@ def restrict(data_dir: Path, project: str, readers: Sequence[str] | None) -> Non
         found = find_by_name(store, project)
         if found is None:
             known = ", ".join(sorted(p["name"] for p in store.all("project"))) or "none yet"
-            problems.append(Problem(f"no project {project!r}; there are: {known}"))
+            problems.append(f"There is no project {project!r}; there are: {known}.")
         users = {user.name: user.id for user in authenticator.users()}
         for name in readers or ():
             if name not in users:
-                problems.append(Problem(f"no user {name!r}; there are: {', '.join(users)}"))
+                problems.append(f"There is no user {name!r}; there are: {', '.join(users)}.")
         if problems or found is None:
-            raise ConfigurationError(problems)
+            raise UserError(" ".join(problems))
         ids = None if readers is None else [users[name] for name in readers]
         auth.set_readers(store, found["id"], ids)
 

@@ -153,6 +153,14 @@ def is_registered(agent: RunningAgent, client: ServerClient) -> bool:
     return any(worker["id"] == agent.worker for worker in workers)
 
 
+def running_task(agent: RunningAgent, client: ServerClient) -> str | None:
+    """ID of the task that the agent runs now, None if it waits for one."""
+    for worker in client.call("workers.get_all", last_seen=120)["workers"]:
+        if worker["id"] == agent.worker and worker.get("task"):
+            return str(worker["task"]["id"])
+    return None
+
+
 def stop_agent(paths: DataDir, client: ServerClient | None) -> bool:
     """End the agent and the task it runs; False if none lived.
 

@@ -109,10 +109,12 @@ def start_background(
             argv += [part for route in routes for part in ("--route", route)]
             argv += ["--record", str(record)] if record else []
             _start_server(paths, argv)
-        if agent_queue is not None:
-            _ensure_agent(paths, agent_queue)
         server = _describe(paths, was_running=was_running)
-    assert server is not None  # it just answered
+        assert server is not None  # it just answered
+        if agent_queue is not None:
+            _ensure_agent(paths, agent_queue, server)
+            server = _describe(paths, was_running=was_running)
+            assert server is not None
     return server
 
 
@@ -192,15 +194,21 @@ def _server_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{path}" if path else here}
 
 
-def _ensure_agent(paths: DataDir, queue: str) -> None:
-    state = _server_state(paths)
-    assert state is not None  # the caller has started it
+def _ensure_agent(paths: DataDir, queue: str, server: RunningServer) -> None:
     agent = agents.running_agent(paths)
-    if agent is not None and (agent.queue, agent.api_url) == (queue, state["api_url"]):
+    if agent is not None and (agent.queue, agent.api_url) == (queue, server.api_url):
         return
+    if agent is not None and agent.api_url == server.api_url:
+        with server.client() as client:
+            task = agents.running_task(agent, client)
+        if task is not None:
+            raise ControlPlaneError(
+                f"The agent runs the task {task} of the queue {agent.queue}, so it cannot be put on the "
+                f"queue {queue}. Stop the task first: clearml-deploy stop {task}"
+            )
     # Another queue, or a server that came back on another port.
     agents.stop_agent(paths, None)
-    agents.start_agent(paths, queue, state["api_url"])
+    agents.start_agent(paths, queue, server.api_url)
 
 
 def _server_state(paths: DataDir) -> Mapping[str, Any] | None:

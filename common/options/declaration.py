@@ -88,7 +88,10 @@ def option(
 class OptionGroup(BaseModel):
     """Base of a group of options; the class's `section` is the form group and hyperparameter section."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, title=None)
+    # A JSON file may give a port, or a name of digits, as a number.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, title=None, coerce_numbers_to_str=True
+    )
 
     section: ClassVar[str] = ""
     # Fields named here come first, in this order: inheritance would put a subclass's own last.

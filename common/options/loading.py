@@ -151,13 +151,12 @@ def _is_empty(value: Any) -> bool:
 def _check_names(reading: _Reading, given: Mapping[str, Any]) -> None:
     known = {option.path for option in reading.options}
     aliases = {f"Model/{option.name}" for option in reading.options if option.per_model}
-    for path, value in given.items():
+    for path in given:
         section = path.partition("/")[0]
         if section in FOREIGN_SECTIONS or path in known or path in aliases or path == MODELS_PATH:
             continue
-        reading.add(
-            path, f"there is no such parameter{nearest(path, known | {MODELS_PATH})}", value
-        )
+        # Without its value: it may be a secret under a misspelt name.
+        reading.add(path, f"there is no such parameter{nearest(path, known | {MODELS_PATH})}")
 
 
 def _load_group(
@@ -246,7 +245,7 @@ def _load_listed_model(
     for name in entry:
         if name not in known:
             message = f"there is no such model option{nearest(name, known)}"
-            reading.problems.append(Problem(message, path=f"{where}.{name}", value=entry[name]))
+            reading.problems.append(Problem(message, path=f"{where}.{name}"))
     raw = {name: value for name, value in entry.items() if name in known and not _is_empty(value)}
     if "model" not in raw:
         reading.add("Model/model", "is required", shown=f"{where}.model")
@@ -313,6 +312,7 @@ def _wording(details: ErrorDetails) -> str:
         "float": "a number",
         "bool": "true or false",
         "finite": "a number",
+        "string": "text",
     }
     for prefix, noun in wanted.items():
         if kind.startswith(prefix):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import requests
 
-from common.errors import ConfigurationError
+from common.errors import UserError
 from common.local_server import RunningServer, add_user, restrict
 from common.local_server.client import ServerClient
 
@@ -120,9 +120,10 @@ def test_lifting_the_limit_shows_the_project_again(clearml_server: RunningServer
 
 
 def test_unknown_names_are_reported_together(clearml_server: RunningServer) -> None:
-    with pytest.raises(ConfigurationError) as caught:
+    with pytest.raises(UserError) as caught:
         restrict(clearml_server.data_dir, "no such project", ["nobody", "local"])
-    assert len(caught.value.problems) == 2
+    assert "no project 'no such project'" in str(caught.value)
+    assert "no user 'nobody'" in str(caught.value)
     add_user(clearml_server.data_dir, "dora")
-    with pytest.raises(ConfigurationError, match="exists already"):
+    with pytest.raises(UserError, match="exists already"):
         add_user(clearml_server.data_dir, "dora")

@@ -86,6 +86,15 @@ def test_up_says_which_ports_it_stepped_over(local: Local) -> None:
     assert "Agent    none" in up.stdout
 
 
+def test_second_up_says_what_it_does_not_change(local: Local) -> None:
+    assert local("up", "--no-agent", "--api-port", "0", "--files-port", "0").returncode == 0
+    again = local("up", "--no-agent", "--host", "0.0.0.0", "--advanced")
+    assert again.returncode == 0
+    assert "runs already" in again.stderr
+    assert "It keeps its addresses and features" in again.stderr
+    assert "Listening" not in again.stderr
+
+
 def test_up_on_a_foreign_address_fails_with_the_reason(local: Local) -> None:
     up = local("up", "--no-agent", "--host", "192.0.2.1")
     assert up.returncode == 1
@@ -115,7 +124,10 @@ def test_foreground_serves_until_ctrl_c(tmp_path: Path) -> None:
 def test_users_and_readers(local: Local) -> None:
     created = json.loads(local("user", "add", "eva", "--json").stdout)
     assert set(created) == {"id", "name", "access_key", "secret_key"}
-    assert local("user", "add", "eva").returncode == 2
+    twice = local("user", "add", "eva")
+    assert twice.returncode == 2
+    assert "exists already" in twice.stderr
+    assert "configuration" not in twice.stderr
     refused = local("restrict", "no such project", "--readers", "eva,finn")
     assert refused.returncode == 2
     assert "no such project" in refused.stderr

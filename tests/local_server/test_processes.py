@@ -223,6 +223,8 @@ def test_stop_ends_the_agent_and_its_task(
             return task["hyperparams"].get("Status", {}).get("status", {}).get("value")
 
         wait_for(is_active, ("active",), 40)
+    with pytest.raises(ControlPlaneError, match="runs the task .* of the queue default"):
+        start_background(server.data_dir, agent_queue="another")
     below = agent.children(recursive=True)
     assert any("job" in process.cmdline() for process in below)
     assert stop(server.data_dir)

@@ -237,3 +237,17 @@ def test_values_are_stored_as_strings_that_load_again() -> None:
         "x",
         '[{"a": 1}]',
     ]
+
+
+def test_value_under_an_unknown_name_is_not_shown() -> None:
+    found = problems({**MODEL, "General/huging_face_token": "hf_SECRET"})
+    found += problems({"Models/models": [{"model": "a/b/c.gguf", "api_ky": "hf_SECRET"}]})
+    assert len(found) == 2
+    assert 'did you mean "General/hugging_face_token"' in str(found[0])
+    assert "SECRET" not in "".join(map(str, found))
+
+
+def test_numbers_of_a_json_file_are_text_where_text_is_meant() -> None:
+    assert load({**MODEL, "General/port": 8800}).settings.general.port == "8800"
+    (problem,) = problems({"Model/model": ["a"]})
+    assert problem.message == "must be text"
