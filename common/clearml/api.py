@@ -42,8 +42,13 @@ class ClearMLApi:
             ServerAwayError: The server cannot be reached now.
             ControlPlaneError: It refuses; with its own words.
         """
+        from clearml.backend_api.session.session import LoginError
+
+        session = self._connected()
         try:
-            response = self._connected().send_request(service, action, json=body)
+            response = session.send_request(service, action, json=body)
+        except LoginError as error:  # the token has to be renewed now and then
+            raise _login_error(self.host, error) from error
         except (requests.RequestException, OSError) as error:
             raise ServerAwayError(
                 f"The ClearML server {self.host} cannot be reached ({type(error).__name__}). "

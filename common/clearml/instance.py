@@ -57,16 +57,22 @@ class InstanceTask:
 
     def reset_status(self) -> None:
         """Start with a clean ``Status`` section: a clone or a re-run brings along the old one."""
-        self._status = {"status": "loading"}
+        with self._lock:
+            self._status = {"status": "loading"}
+            self._unsent = {}
         items = [_item(STATUS_SECTION, "status", "loading")]
         self._outbox.put("reset-status", lambda: self._write_items(items, "section"))
+        if self._task.mode != "offline":
+            first = {**dict.fromkeys(_PROPERTIES, ""), "status": "loading"}
+            properties = [_item("properties", name, value) for name, value in first.items()]
+            self._outbox.put("reset-properties", lambda: self._write_items(properties, "none"))
 
     def set_status(self, values: Mapping[str, str]) -> None:
         """Set ``Status/*``; only what changed is sent, and only the newest state while the server is away."""
-        changed = {name: value for name, value in values.items() if self._status.get(name) != value}
-        if not changed:
-            return
         with self._lock:
+            changed = {n: value for n, value in values.items() if self._status.get(n) != value}
+            if not changed:
+                return
             self._status.update(changed)
             self._unsent.update(changed)
         self._outbox.put("status", self._send_status)
@@ -94,9 +100,10 @@ class InstanceTask:
             self._outbox.put("ping", lambda: _drop(self._api.call("tasks", "ping", task=self.id)))
 
     def finish(self, ending: Ending, reason: str, message: str, timeout_s: float) -> bool:
-        """Send what is left and, where no agent will, mark the task; bounded in time.
+        """Send what is left and mark the task; bounded in time.
 
-        Under an agent only a failure is marked here, for the reason's sake: the agent marks the rest.
+        Under an agent a completed task is left to the agent, which marks it when this process leaves
+        with 0. The rest is marked here: for the reason's sake, and since the agent may be gone.
 
         Returns:
             False when the server did not take it all in time.
@@ -104,7 +111,7 @@ class InstanceTask:
         self._outbox.put("sdk-flush", self._task.flush)
         if self._task.mode == "offline":
             self._outbox.put("close", self._task.close_offline)
-        elif self._task.mode == "server" or ending == "failed":
+        elif self._task.mode == "server" or ending != "completed":
             self._outbox.put("mark", lambda: self._mark(ending, reason, message))
         return self._outbox.close(timeout_s)
 

@@ -41,8 +41,8 @@ def build_failure(
 ) -> EngineError:
     """Make the error that a user gets for an engine that ended unwanted."""
     sentences = [_what_happened(spec, ending)]
-    if diagnosis.summary:
-        sentences.append(diagnosis.summary.strip())
+    if summary := diagnosis.summary.strip():
+        sentences.append(summary if summary.endswith((".", "!", "?")) else f"{summary}.")
     if ending.signal == signal.SIGKILL and "memory" not in diagnosis.summary.lower():
         sentences.append(
             "Something outside killed it, usually the system because memory ran out: use a smaller "

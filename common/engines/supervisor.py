@@ -141,6 +141,7 @@ class Supervisor:
         if self._loop is not None and not self._loop.done():
             self._start_again = self._stopped is not None
             return
+        self._failure = None  # of the last life: `ensure_ready` must not take it for this one's
         self._loop = asyncio.get_running_loop().create_task(self._live())
 
     async def ensure_ready(self, timeout_s: float | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -141,10 +142,10 @@ class Gateway:
         """
         self._own.is_draining = True
         if self._handlers and timeout_s > 0:
-            try:
+            with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), timeout_s)
-            except asyncio.TimeoutError:
-                return False
+        # Whatever breaks off from here on does so because of the stop.
+        self._proxy.is_stopping = bool(self._handlers)
         return not self._handlers
 
     async def stop(self) -> None:

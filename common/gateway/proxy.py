@@ -90,8 +90,11 @@ class ModelProxy:
             return await self._answer_failure(exchange, error)
 
     async def _answer_failure(self, exchange: Exchange, error: Exception) -> web.StreamResponse:
-        answer = answer_for(error)
         outcome = _outcome_of(error)
+        if self.is_stopping and outcome is Outcome.ENGINE_DIED:
+            outcome = Outcome.STOPPED
+            error = CapacityError("The instance was stopped before the answer was complete.")
+        answer = answer_for(error)
         if outcome in (Outcome.ENGINE_DIED, Outcome.INTERNAL):
             self._log(
                 f"A request for {exchange.record.model!r} failed: {type(error).__name__}: {error}"

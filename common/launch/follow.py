@@ -53,7 +53,9 @@ def interpret(task: dict[str, Any]) -> Followed:
     section = parameters.get("Status") or {}
     given_key = str(((parameters.get("General") or {}).get("api_key") or {}).get("value") or "")
     status = {name: str(item.get("value") or "") for name, item in section.items()}
-    models = tuple(json.loads(status["models"])) if status.get("models") else ()
+    if status.get("session", task.get("id")) != task.get("id"):
+        status = {}  # a clone carries its original's until it starts
+    models = _read_models(status.get("models", ""))
     task_status = str(task.get("status") or "")
     text = "; ".join(model["progress"] for model in models if model.get("progress"))
     stage: Stage
@@ -71,6 +73,17 @@ def interpret(task: dict[str, Any]) -> Followed:
         stage = "picked up"
     reason = status.get("error") or str(task.get("status_reason") or "") if stage == "ended" else ""
     return Followed(stage, task_status, text, reason, status, models, given_key)
+
+
+def _read_models(text: str) -> tuple[dict[str, str], ...]:
+    """The models as the instance wrote them; none if somebody has edited them into something else."""
+    try:
+        rows = json.loads(text) if text else []
+    except ValueError:
+        return ()
+    if not isinstance(rows, list):
+        return ()
+    return tuple(row for row in rows if isinstance(row, dict) and {"name", "url"} <= row.keys())
 
 
 def follow(api: ClearMLApi, task_id: str, *, poll_s: float = _POLL_S) -> Iterator[Followed]:

@@ -84,4 +84,8 @@ def _git(root: Path, *arguments: str, strip: bool = True) -> str:
         raise UserError("git is not installed; it tells an agent what to check out.") from None
     except subprocess.CalledProcessError as error:
         raise UserError(f"git {arguments[0]} failed in {root}: {error.stderr.strip()}") from error
+    except subprocess.TimeoutExpired as error:
+        raise UserError(
+            f"git {arguments[0]} took more than {_GIT_TIMEOUT_S} s in {root}."
+        ) from error
     return done.stdout.strip() if strip else done.stdout

@@ -90,6 +90,17 @@ class HostedModel:
         left = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - started))
         await self.supervisor.ensure_ready(left)
 
+    async def load(self) -> None:
+        """Start the engine unless it runs, also one that was given up, and wait until it answers.
+
+        Raises:
+            DeployError: It failed for good.
+            CapacityError: It was stopped meanwhile.
+        """
+        if self.supervisor is not None:
+            await self.supervisor.start()
+        await self.ensure_ready(None)
+
     async def stop(self, grace_s: float | None = None) -> None:
         """Stop the engine, if there is one."""
         if self.supervisor is not None:

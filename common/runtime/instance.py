@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping
 from common.engines.contract import EngineAddress, EngineSpec, EngineState
 from common.engines.cpu import default_threads
 from common.engines.ports import SocketDirectory, pick_port
+from common.engines.supervisor import Supervisor
 from common.errors import (
     CapacityError,
     ConfigurationError,
     DeployError,
+    EngineCrashError,
     InternalError,
     Problem,
     RequestError,
@@ -33,6 +35,7 @@ from common.models.reference import ReferenceKind, default_endpoint_name, parse_
 from common.models.use import InUse
 from common.options.settings import ModelOptions
 from common.runtime.app import AnySettings, App, InstalledEngine, ModelPlan
+from common.runtime.background import in_background
 from common.runtime.console import Console
 from common.runtime.hosted_model import HostedModel
 from common.runtime.idle import Activity, is_over_limit
@@ -83,7 +86,7 @@ class Instance:
         self.gateway: Gateway | None = None
         self.generated_key: str | None = None
         self.failure: DeployError | None = None
-        # Called from any thread when a model's progress changed.
+        # Called from any thread when a model's progress or state changed.
         self.on_progress: Callable[[], None] = lambda: None
 
     @property
@@ -127,18 +130,23 @@ class Instance:
         """What is being done for a model that is not ready, in words."""
         return self._progress.get(model.name, "") if model.status == "loading" else ""
 
+    async def drain(self) -> None:
+        """Refuse new requests and give those in flight their time, also when one model failed."""
+        if self.gateway is None:
+            return
+        count = self.recorder.open_requests
+        if count:
+            requests = "request" if count == 1 else "requests"
+            self._console.line(
+                f"Waiting up to {self.drain_s:g} s for {count} {requests} in flight."
+            )
+        if not await self.gateway.drain(self.drain_s):
+            self._console.line(
+                "Requests were still running at the end of the drain; they are cut off."
+            )
+
     async def close(self) -> None:
-        """Drain and stop: requests in flight get their time, then engines and gateway end."""
-        if self.gateway is not None and self.failure is None:
-            if self.recorder.open_requests:
-                count = self.recorder.open_requests
-                self._console.line(
-                    f"Waiting up to {self.drain_s:g} s for {count} requests in flight."
-                )
-            if not await self.gateway.drain(self.drain_s):
-                self._console.line(
-                    "Requests were still running at the end of the drain; they are cut off."
-                )
+        """End downloads, engines and gateway; what is still in flight is cut off."""
         self._cancel_fetch.set()
         for task in self._preparing:
             task.cancel()
@@ -166,7 +174,7 @@ class Instance:
                 reference = parse_reference(model.reference)
                 registered = None
                 if reference.kind is ReferenceKind.CLEARML:
-                    found = await asyncio.to_thread(find_model, reference.model_id)
+                    found = await in_background(find_model, reference.model_id)
                     registered = found.name
                 name = default_endpoint_name(reference, registered)
                 if registered and check_endpoint_name(name):
@@ -186,12 +194,23 @@ class Instance:
         return names
 
     async def load(self, name: str) -> None:
-        """Start a model's engine, unless it runs, and wait for it."""
-        await self._model(name).ensure_ready(None)
+        """Start a model's engine, unless it runs, and wait for it; a failed one is tried again."""
+        await self._model(name).load()
 
     async def unload(self, name: str) -> None:
-        """Stop a model's engine; the next request starts it again."""
-        await self._model(name).stop(_ENGINE_GRACE_S)
+        """Stop a model's engine; the next request starts it again.
+
+        Raises:
+            RequestError: It has no engine yet.
+        """
+        model = self._model(name)
+        if model.supervisor is None:
+            raise RequestError(
+                f'The model "{name}" cannot be unloaded: its files are still being fetched or checked.',
+                status=409,
+                code="not_loaded",
+            )
+        await model.stop(_ENGINE_GRACE_S)
 
     async def sleep(self, name: str) -> None:
         """The CPU tier needs the memory manager, which this engine does not have yet."""
@@ -262,10 +281,9 @@ class Instance:
         return ApiKeyAuthenticator(key, default_key_file(self._environ), log=self._console.line)
 
     async def _prepare(self, model: HostedModel, threads: int) -> None:
-        """Fetch, check and start one model; an error makes that model fail, and the first start."""
+        """Fetch, check and start one model; an error makes that model fail, and the instance."""
         try:
             await self._fetch_and_start(model, threads)
-            await model.ensure_ready(None)
         except asyncio.CancelledError:
             raise
         except DeployError as error:
@@ -280,7 +298,7 @@ class Instance:
         # One per model: fetches run in threads, and an `InUse` belongs to one of them.
         held = InUse()
         self._in_use.append(held)
-        files = await asyncio.to_thread(
+        files = await in_background(
             fetch,
             model.options.reference,
             token=token.get_secret_value() if token else None,
@@ -307,9 +325,9 @@ class Instance:
         """Check one model against what the instance's other models leave of the memory."""
         async with self._memory_lock:
             if self._memory is None:
-                self._memory = await asyncio.to_thread(available_memory, self._environ)
+                self._memory = await in_background(available_memory, self._environ)
             try:
-                found = await asyncio.to_thread(
+                found = await in_background(
                     self._app.inspect, plan, files, self._settings, self._memory
                 )
             except CapacityError as error:
@@ -339,11 +357,24 @@ class Instance:
     def _changed(self, model: HostedModel, state: EngineState) -> None:
         if state is EngineState.READY and self.ready_at is None:
             self.ready_at = time.monotonic()
+        if state is EngineState.FATAL and model.supervisor is not None:
+            self._given_up(model, model.supervisor)
+        self.on_progress()
+
+    def _given_up(self, model: HostedModel, supervisor: Supervisor) -> None:
+        """An engine is not restarted any more: the end, unless it once worked and others still do."""
+        error = supervisor.failure or EngineCrashError(f'The engine of "{model.name}" failed.')
+        others_serve = any(other.status != "failed" for other in self.models)
+        if supervisor.load_s is not None and others_serve:
+            self._console.line(f"{model.name}: {error} The other models are served on.")
+            return
+        self._fail(model, error)
 
     def _fail(self, model: HostedModel, error: DeployError) -> None:
         self._console.line(f"{model.name}: {error}")
         model.fail(error)
-        # A user who asked for several models wants to know at once that one cannot be had.
-        if self.failure is None:
+        # A user who asked for several models wants to know at once that one cannot be had. During a
+        # stop it does not matter any more: the reason of that stop is what is reported.
+        if not self._stop.is_set:
             self.failure = error
         self._stop.request("failed", str(error))

@@ -11,6 +11,7 @@ import psutil
 from common.clearml.instance import InstanceTask
 from common.errors import EngineCrashError
 from common.runtime.app import AnySettings, InstalledEngine
+from common.runtime.background import in_background
 from common.runtime.hosted_model import HostedModel
 from common.runtime.idle import InstanceStatus, idle_seconds, instance_status
 from common.runtime.instance import Instance
@@ -22,6 +23,7 @@ STATUS_EVERY_S = 2.0
 # The seed's "Last Action Report Interval" when it is not set.
 DEFAULT_LAST_ACTION_S = 600.0
 SCALARS_EVERY_S = 15.0
+_METRICS_TIMEOUT_S = 2.0
 _GIB = 1024**3
 
 
@@ -76,15 +78,21 @@ class Reporting:
 
     async def write_scalars(self) -> None:
         """Report what happened since the last report, one series per model."""
-        await asyncio.gather(*(self._count_tokens(model) for model in self._instance.models))
+        await self.count_tokens()
         snapshot = self._instance.recorder.snapshot()
         points: list[tuple[str, str, float]] = list(scalars_between(self._last, snapshot))
         self._last = snapshot
         for model in self._instance.models:
-            memory = _resident_bytes(model)
+            memory = await in_background(_resident_bytes, model)
             if memory:
                 points.append(("Memory (GiB)", model.name, memory / _GIB))
         self._task.report_scalars(points)
+
+    async def count_tokens(self, timeout_s: float = _METRICS_TIMEOUT_S) -> None:
+        """Take the token totals of the engines that run; before these end, the last chance for it."""
+        await asyncio.gather(
+            *(self._count_tokens(model, timeout_s) for model in self._instance.models)
+        )
 
     def _report_last_action(self, now: float) -> None:
         """Say when the instance was last used, and that it lives, whatever the machine's metrics say."""
@@ -102,7 +110,7 @@ class Reporting:
             progress=self._instance.progress_of(model),
         )
 
-    async def _count_tokens(self, model: HostedModel) -> None:
+    async def _count_tokens(self, model: HostedModel, timeout_s: float) -> None:
         """Take the engine's own token totals, unless no request has come since the last time."""
         path = self._engine.metrics_path
         requests = self._instance.recorder.snapshot().models[model.name]
@@ -116,7 +124,7 @@ class Reporting:
         ):
             return
         try:
-            tokens = parse_engine_tokens(await gateway.engine_text(model.name, path))
+            tokens = parse_engine_tokens(await gateway.engine_text(model.name, path, timeout_s))
         except (EngineCrashError, ValueError):
             return  # the engine is busy or gone; its totals are read next time
         if tokens is not None:

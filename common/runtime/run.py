@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
@@ -28,8 +29,10 @@ from common.runtime.reporting import STATUS_EVERY_S, Reporting
 from common.runtime.stopping import StopReason, StopRequest
 
 # The contract: gone within ten seconds of the drain, server or no server.
+_GONE_AFTER_S = 9.0
 _REPORT_TIMEOUT_S = 6.0
-_AGENT_KILLS_WITHIN_S = 8.0
+# For the engines' last token totals, between the drain and their end.
+_LAST_COUNT_S = 0.3
 _ABORT_MARGIN_S = 30.0
 
 
@@ -73,8 +76,9 @@ def run(request: RunRequest) -> int:
 
 def exit_now(code: int) -> None:
     """End the process without the SDK's exit hooks, which hang while the server is away."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # its reader is gone
+            stream.flush()
     os._exit(code)
 
 
@@ -101,6 +105,7 @@ class _Run:
         self._console = console
         self._stop: StopRequest | None = None
         self._key_file: Path | None = None
+        self._ending_since: float | None = None
 
     def execute(self, parameters: Mapping[str, Any]) -> int:
         """Check, serve, and end; returns the exit code."""
@@ -130,7 +135,7 @@ class _Run:
     async def _serve(self, checked: Checked) -> StopReason:
         """Serve until something asks for a stop; everything is stopped on return."""
         stop = StopRequest(asyncio.get_running_loop())
-        stop.on_signals(self._console.line)
+        stop.on_signals(self._console.line, self._leave)
         instance = Instance(
             self._app,
             checked.settings,
@@ -148,16 +153,23 @@ class _Run:
         threading.Thread(target=self._task.on_abort, args=(abort, limit), daemon=True).start()
         reporting: Reporting | None = None
         try:
-            await instance.start()
-            reporting = Reporting(instance, self._report, checked.engine, checked.settings)
-            self._announce(instance)
-            status = reporting
-            instance.on_progress = lambda: status.write_status(None)
-            while not await stop.wait(STATUS_EVERY_S if instance.ready_at else 0.5):
-                instance.check_idle()
-                await reporting.tick()
+            # The names of models are looked up on the server, which may be slow or away.
+            if await stop.unless_asked(instance.start()):
+                reporting = Reporting(instance, self._report, checked.engine, checked.settings)
+                self._announce(instance)
+                status = reporting
+                instance.on_progress = lambda: status.write_status(None)
+                while not await stop.wait(STATUS_EVERY_S if instance.ready_at else 0.5):
+                    instance.check_idle()
+                    await reporting.tick()
         finally:
-            await instance.close()
+            try:
+                await instance.drain()
+                if reporting is not None:
+                    await reporting.count_tokens(_LAST_COUNT_S)
+            finally:
+                self._ending_since = time.monotonic()
+                await instance.close()
             if reporting is not None:
                 await reporting.write_scalars()
                 failed = instance.failure is not None
@@ -192,11 +204,12 @@ class _Run:
         forget_key(self._key_file)
         self._console.line(f"Stopped: {reason.text}.")
         ending: Ending = "completed" if reason.kind == "idle" else "stopped"
-        self._report.finish(ending, reason.text, "", _REPORT_TIMEOUT_S)
-        if reason.kind == "abort" and self._stop is not None:
+        self._finish(ending, reason.text, _worker_message(ending))
+        if self._stop is not None:
             self._stop.finished.set()
-            # The SDK or the agent ends us now and marks the task; leaving first would look like success.
-            time.sleep(_AGENT_KILLS_WITHIN_S)
+        if reason.kind == "abort" or (ending == "stopped" and self._report.mode == "agent"):
+            # The SDK or the agent ends us now; leaving first would look like success.
+            self._wait_to_be_ended()
         return 0
 
     def _end_failed(self, error: DeployError) -> int:
@@ -204,15 +217,35 @@ class _Run:
         text = str(error)
         self._console.line(f"FAILED: {text}")
         self._report.set_status({"status": "failed", "error": text})
-        # With "worker" in the message the SDK leaves this process alone; the agent then ends it
-        # because of the status and keeps our reason, which its own would replace if we left first.
-        message = f"failed on worker {socket.gethostname()}"
-        self._report.finish("failed", text, message, _REPORT_TIMEOUT_S)
+        # The agent ends us because of the status and keeps our reason, which its own would replace
+        # if we left first.
+        self._finish("failed", text, _worker_message("failed"))
         if self._stop is not None:
             self._stop.finished.set()
         if self._report.mode == "agent":
-            time.sleep(_AGENT_KILLS_WITHIN_S)
+            self._wait_to_be_ended()
         return 2 if isinstance(error, ConfigurationError) and self._report.mode != "agent" else 1
+
+    def _finish(self, ending: Ending, reason: str, message: str) -> None:
+        """Send what is left to the server, for as long as there is time."""
+        if self._ending_since is None:
+            self._ending_since = time.monotonic()
+        if not self._report.finish(ending, reason, message, _REPORT_TIMEOUT_S):
+            self._console.line("The ClearML server did not take the last reports in time.")
+
+    def _wait_to_be_ended(self) -> None:
+        since = self._ending_since or time.monotonic()
+        time.sleep(max(0.0, since + _GONE_AFTER_S - time.monotonic()))
+
+    def _leave(self, code: int) -> None:
+        """End this process without an orderly end."""
+        forget_key(self._key_file)
+        exit_now(code)
+
+
+def _worker_message(ending: Ending) -> str:
+    """The task's message: with "worker" in it the SDK leaves this process alone."""
+    return f"{ending} on worker {socket.gethostname()}"
 
 
 # Options of the form whose work is not done yet: said, not silently dropped.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 StopKind = Literal["idle", "signal", "abort", "failed"]
 
@@ -43,25 +43,51 @@ class StopRequest:
             if self.reason is not None:
                 return
             self.reason = StopReason(kind, text)
-        self._loop.call_soon_threadsafe(self._event.set)
+        with contextlib.suppress(RuntimeError):  # the loop has ended already, for another reason
+            self._loop.call_soon_threadsafe(self._event.set)
 
-    async def wait(self, timeout_s: float) -> bool:
-        """Wait for a stop for at most `timeout_s` seconds; True when there is one."""
+    async def wait(self, timeout_s: float | None) -> bool:
+        """Wait for a stop for at most `timeout_s` seconds (None: any time); True when there is one."""
         try:
             await asyncio.wait_for(self._event.wait(), timeout_s)
         except asyncio.TimeoutError:
             return False
         return True
 
-    def on_signals(self, say: Callable[[str], None]) -> None:
-        """SIGTERM and SIGINT drain; a second one ends the process at once."""
+    async def unless_asked(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Do `work`, but give it up when a stop is asked for; True when it was finished.
+
+        Raises:
+            BaseException: What `work` raised.
+        """
+        working = asyncio.ensure_future(work)
+        asked = asyncio.ensure_future(self._event.wait())
+        try:
+            await asyncio.wait({working, asked}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                working.result()
+                return True
+            return False
+        finally:
+            for future in (working, asked):
+                future.cancel()
+            await asyncio.gather(working, asked, return_exceptions=True)
+
+    def on_signals(self, say: Callable[[str], None], leave: Callable[[int], None]) -> None:
+        """SIGTERM and SIGINT drain; one that comes during a stop ends the process at once.
+
+        Args:
+            say: Gets a line for the user.
+            leave: Ends the process with an exit code. The engines' guards see our end of their pipe
+                close and end their process groups.
+        """
 
         def handle(number: int) -> None:
             name = signal.Signals(number).name
             if self.reason is not None:
-                say(f"{name} again: ending at once.")
-                # The engines' guards see our end of their pipe close and end their process groups.
-                os._exit(128 + number)
+                say(f"{name} while stopping ({self.reason.text}): ending at once.")
+                leave(128 + number)
+                return
             say(f"{name}: finishing the requests in flight. A second one ends at once.")
             self.request("signal", f"received {name}")
 

@@ -20,6 +20,7 @@ from common.errors import (
     CapacityError,
     EngineConfigurationError,
     EngineCrashError,
+    EngineError,
     EngineMissingError,
 )
 
@@ -391,3 +392,16 @@ async def test_listeners_that_fail_do_not_harm(
     await supervisor.stop()
     assert supervisor.state is STOPPED
     assert "the listener of acme/tiny failed" in caplog.text
+
+
+async def test_a_fatal_engine_is_tried_afresh_by_start(launcher: Launcher) -> None:
+    supervisor = launcher.supervise("--no-such-flag-of-the-engine")
+    with pytest.raises(EngineError):
+        await supervisor.ensure_ready(10)
+    starts = launcher.states.count(EngineState.STARTING)
+    await supervisor.wait_closed()
+    await supervisor.start()
+    # The failure of its last life is not this one's.
+    with pytest.raises(EngineError):
+        await supervisor.ensure_ready(10)
+    assert launcher.states.count(EngineState.STARTING) > starts

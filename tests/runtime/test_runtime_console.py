@@ -1,0 +1,48 @@
+"""The console: whole lines, no secrets, and no harm when its reader is gone."""
+
+from __future__ import annotations
+
+import io
+import os
+
+from common.runtime.console import Console
+
+
+def test_secrets_are_masked_wherever_they_appear() -> None:
+    out = io.StringIO()
+    console = Console(out)
+    console.hide(["sk-secret-1", None, "", "on"])
+    console.line("key sk-secret-1 is on")
+    console.engine("m", "echo sk-secret-1")
+    assert out.getvalue() == "key ****** is on\n[m] echo ******\n"
+
+
+def test_engine_lines_can_be_turned_off_but_not_what_happens_to_the_engine() -> None:
+    out = io.StringIO()
+    console = Console(out)
+    console.show_engine = False
+    console.engine("m", "llama_model_loader: loaded")
+    console.engine("m", "[engine] restarting in 1 s")
+    assert out.getvalue() == "[m] [engine] restarting in 1 s\n"
+
+
+def test_debug_lines_need_debug_mode() -> None:
+    out = io.StringIO()
+    console = Console(out)
+    console.debug("hidden")
+    console.is_debug = True
+    console.debug("shown")
+    assert out.getvalue() == "shown\n"
+
+
+def test_a_reader_that_is_gone_ends_nothing() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    stream = os.fdopen(writing, "w")
+    console = Console(stream)
+    console.line("nobody reads this")
+    console.line("nor this")
+    try:
+        stream.close()
+    except BrokenPipeError:
+        pass

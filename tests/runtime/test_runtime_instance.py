@@ -1,0 +1,226 @@
+"""An instance over real engine processes (the stub): what one model's fate means for the others."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from common.errors import CapacityError, RequestError
+from common.options.loading import load_settings
+from common.runtime.console import Console
+from common.runtime.instance import Instance
+from common.runtime.stopping import StopRequest
+from tests.runtime.stub_app import StubApp
+
+KEY = "key-of-the-tests-0123456789"
+BAD = ("--print", "bad option --x", "--exit-code", "2")
+HEADERS = {"Authorization": f"Bearer {KEY}"}
+
+
+class Running:
+    """An instance that was started, with its console and stop request."""
+
+    def __init__(self, instance: Instance, stop: StopRequest, out: io.StringIO) -> None:
+        self.instance = instance
+        self.stop = stop
+        self.out = out
+
+    async def ready(self, *names: str) -> None:
+        await until(lambda: all(self.status(name) == "ready" for name in names))
+
+    def status(self, name: str) -> str:
+        return next(m.status for m in self.instance.models if m.name == name)
+
+    def pid(self, name: str) -> int:
+        supervisor = next(m.supervisor for m in self.instance.models if m.name == name)
+        assert supervisor is not None
+        pid = supervisor.pid
+        assert pid is not None
+        return pid
+
+    async def chat(self, name: str, *, stream: bool = False) -> tuple[int, str]:
+        assert self.instance.gateway is not None
+        body = {"model": name, "messages": [{"role": "user", "content": "x"}], "stream": stream}
+        url = f"{self.instance.gateway.base_url}/v1/chat/completions"
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url, json=body, headers=HEADERS) as answer,
+        ):
+            return answer.status, await answer.text()
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 15.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running(folder: Path, **flags: tuple[str, ...]) -> AsyncIterator[Running]:
+    """Serve a model for each keyword, by an engine with its flags."""
+    models = []
+    for name in flags:
+        (folder / f"{name}.gguf").write_bytes(b"GGUF" + b"\0" * 60)
+        models.append({"model": str(folder / f"{name}.gguf"), "model_endpoint_name": name})
+    app = StubApp(flags)
+    settings = load_settings(
+        app.settings,
+        {
+            "Models/models": json.dumps(models),
+            "General/host": "127.0.0.1",
+            "General/api_key": KEY,
+            "General/drain_seconds": "8",
+        },
+    ).settings
+    out = io.StringIO()
+    stop = StopRequest(asyncio.get_running_loop())
+    instance = Instance(
+        app,
+        settings,
+        app.find_engine(settings, os.environ),
+        Console(out),
+        stop,
+        name="test",
+        task_id=None,
+        environ={**os.environ, "HOME": str(folder)},
+    )
+    await instance.start()
+    try:
+        yield Running(instance, stop, out)
+    finally:
+        await instance.close()
+
+
+async def test_unloading_a_model_that_loads_does_not_fail_the_instance(tmp_path: Path) -> None:
+    async with running(tmp_path, slow=("--load-seconds", "30")) as it:
+        await until(lambda: it.instance.models[0].supervisor is not None)
+        await it.instance.unload("slow")
+        assert it.status("slow") == "offloaded"
+        await asyncio.sleep(0.05)
+        assert not it.stop.is_set
+        assert it.instance.failure is None
+
+
+async def test_a_model_without_an_engine_cannot_be_unloaded(tmp_path: Path) -> None:
+    async with running(tmp_path, m=()) as it:
+        with pytest.raises(RequestError, match="still being fetched") as raised:
+            await it.instance.unload("m")
+        assert raised.value.http_status == 409
+        await it.ready("m")
+
+
+async def test_an_unloaded_model_comes_back_by_request_and_by_load(tmp_path: Path) -> None:
+    async with running(tmp_path, m=()) as it:
+        await it.ready("m")
+        await it.instance.unload("m")
+        assert (await it.chat("m"))[0] == 200
+        await it.instance.unload("m")
+        await it.instance.load("m")
+        assert it.status("m") == "ready"
+
+
+async def test_a_first_start_that_fails_ends_the_instance_and_spares_streams(
+    tmp_path: Path,
+) -> None:
+    async with running(
+        tmp_path,
+        good=("--tokens", "10", "--token-delay", "0.2"),
+        bad=("--never-ready", *BAD, "--exit-after", "1.5"),
+    ) as it:
+        await it.ready("good")
+        stream = asyncio.create_task(it.chat("good", stream=True))
+        assert await it.stop.wait(10)
+        assert it.stop.reason is not None
+        assert it.stop.reason.kind == "failed"
+        assert "bad option --x" in str(it.instance.failure)
+        await it.instance.drain()
+        status, text = await stream
+        assert status == 200
+        assert text.rstrip().endswith("data: [DONE]")
+
+
+async def test_an_engine_given_up_after_it_served_leaves_the_others_served(tmp_path: Path) -> None:
+    async with running(tmp_path, one=(), two=()) as it:
+        await it.ready("one", "two")
+        await give_up(it, "one")
+        assert not it.stop.is_set
+        assert "The other models are served on." in it.out.getvalue()
+        assert (await it.chat("two"))[0] == 200
+        assert (await it.chat("one"))[0] >= 500
+        await it.instance.load("one")
+        assert (await it.chat("one"))[0] == 200
+        # With the last one gone there is nothing left to serve.
+        await give_up(it, "two")
+        await give_up(it, "one")
+        assert await it.stop.wait(5)
+        assert it.instance.failure is not None
+
+
+async def give_up(it: Running, name: str) -> None:
+    """Have a model's engine crash as often as it takes."""
+    model = next(m for m in it.instance.models if m.name == name)
+    supervisor = model.supervisor
+    assert supervisor is not None
+    limits = supervisor._limits.backoff
+    object.__setattr__(limits, "max_quick_crashes", 1)
+    os.kill(it.pid(name), signal.SIGKILL)
+    await until(lambda: model.status == "failed")
+
+
+async def test_a_failure_during_a_stop_does_not_change_its_reason(tmp_path: Path) -> None:
+    async with running(tmp_path, m=("--never-ready", *BAD, "--exit-after", "0.6")) as it:
+        it.stop.request("abort", "aborted by a user")
+        await until(lambda: it.status("m") == "failed")
+        assert it.instance.failure is None
+        assert it.stop.reason is not None
+        assert it.stop.reason.kind == "abort"
+
+
+async def test_a_change_of_state_is_told_at_once(tmp_path: Path) -> None:
+    async with running(tmp_path, m=()) as it:
+        seen: list[str] = []
+        it.instance.on_progress = lambda: seen.append(it.status("m"))
+        await it.ready("m")
+        os.kill(it.pid("m"), signal.SIGKILL)
+        await until(lambda: seen.count("ready") == 2)
+        assert [s for n, s in enumerate(seen) if n == 0 or seen[n - 1] != s] == [
+            "loading",
+            "ready",
+            "loading",
+            "ready",
+        ]
+
+
+async def test_a_request_cut_by_the_stop_is_told_so(tmp_path: Path) -> None:
+    async with running(tmp_path, m=("--tokens", "400", "--token-delay", "0.1")) as it:
+        await it.ready("m")
+        stream = asyncio.create_task(it.chat("m", stream=True))
+        await until(lambda: it.instance.recorder.open_requests)
+        assert it.instance.gateway is not None
+        await asyncio.sleep(0.3)
+        assert not await it.instance.gateway.drain(0.1)
+        await it.instance.close()
+        status, text = await stream
+        assert status == 200
+        assert "The instance was stopped before the answer was complete." in text
+        assert it.instance.recorder.snapshot().models["m"].results == {("stopped", 200): 1}
+
+
+async def test_a_waiting_request_is_told_when_it_takes_too_long(tmp_path: Path) -> None:
+    async with running(tmp_path, slow=("--load-seconds", "30")) as it:
+        with pytest.raises(CapacityError):
+            await it.instance.models[0].ensure_ready(0.05)
+        await until(lambda: it.instance.models[0].supervisor is not None)
+        with pytest.raises(CapacityError, match="not ready within"):
+            await it.instance.models[0].ensure_ready(0.05)
