@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -73,7 +74,6 @@ def open_task(*, project: str, name: str, offline: bool, output_uri: str | None 
         ControlPlaneError: The server cannot be reached or refuses the credentials.
     """
     from clearml import Task
-    from clearml.backend_api.session.errors import SessionError
 
     # On Linux the SDK forks a second process for its reports: 80 MB for a few points a minute, and
     # flushing it takes five seconds. Only clearml.conf could say otherwise, which is the user's.
@@ -81,7 +81,7 @@ def open_task(*, project: str, name: str, offline: bool, output_uri: str | None 
     by_agent = bool(os.environ.get("CLEARML_TASK_ID"))
     if offline and not by_agent:
         Task.set_offline(True)
-    try:
+    with _told("The ClearML task could not be opened"):
         task = Task.init(
             project_name=project,
             task_name=name,
@@ -92,8 +92,6 @@ def open_task(*, project: str, name: str, offline: bool, output_uri: str | None 
             auto_connect_frameworks=False,
             auto_connect_streams=True,
         )
-    except (SessionError, ValueError) as error:
-        raise ControlPlaneError(f"The ClearML task could not be opened: {error}") from error
     mode: Mode = "agent" if by_agent else "offline" if Task.is_offline() else "server"
     return OpenTask(
         mode=mode,
@@ -131,26 +129,48 @@ def create_task(
         packages: pip requirements for an agent that builds an environment.
         container: Image for an agent in Docker mode.
         container_arguments: Arguments for ``docker run``.
+
+    Raises:
+        ControlPlaneError: The server refuses it, in its own words.
     """
     from clearml import Task
 
-    task = Task.create(project_name=project, task_name=name, task_type="inference")
-    task.set_script(
-        repository=repository,
-        branch=branch,
-        commit=commit,
-        diff=diff,
-        working_dir=".",
-        entry_point=entry_point,
-    )
-    task.set_packages(list(packages))
-    if container:
-        task.set_base_docker(docker_image=container, docker_arguments=container_arguments)
+    with _told("The ClearML task could not be created"):
+        task = Task.create(project_name=project, task_name=name, task_type="inference")
+        task.set_script(
+            repository=repository,
+            branch=branch,
+            commit=commit,
+            diff=diff,
+            working_dir=".",
+            entry_point=entry_point,
+        )
+        task.set_packages(list(packages))
+        if container:
+            task.set_base_docker(docker_image=container, docker_arguments=container_arguments)
     return str(task.id)
 
 
 def enqueue_task(task_id: str, queue: str) -> None:
-    """Put a task into a queue by the queue's name."""
+    """Put a task into a queue by the queue's name.
+
+    Raises:
+        ControlPlaneError: The server refuses it, in its own words.
+    """
     from clearml import Task
 
-    Task.enqueue(task_id, queue_name=queue)
+    with _told(f"The task {task_id} could not be put into the queue {queue!r}"):
+        Task.enqueue(task_id, queue_name=queue)
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Turn the SDK's errors, which share no base class, into ours."""
+    from clearml.backend_api.session.errors import SessionError
+    from clearml.backend_api.session.session import LoginError
+    from clearml.backend_interface.session import SendError
+
+    try:
+        yield
+    except (SessionError, LoginError, SendError, ValueError) as error:
+        raise ControlPlaneError(f"{what}: {error}") from error
