@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.llamacpp.cli_rules import refusal
-from common.errors import EngineConfigurationError, UserError
+from common.errors import ConfigurationError, EngineConfigurationError, Problem
 from common.options.cli_field import Flag, FlagTable
 
 ENGINE_KINDS = ("llama-server", "xllamacpp", "llama_cpp.server")
@@ -136,7 +136,7 @@ def read_flag_table(binary: Path, environ: Mapping[str, str], cache: Path) -> Fl
     kept = cache / f"flags-{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
     try:
         return load_catalogue(kept).table
-    except (OSError, UserError):
+    except (OSError, ConfigurationError):
         pass  # not asked before, or written by another version of this program
     text = run_briefly([str(binary), "--help"], environ)
     table = parse_help(text)
@@ -183,7 +183,7 @@ def load_catalogue(path: Path) -> Catalogue:
 
     Raises:
         OSError: It cannot be read.
-        UserError: It is no catalogue; says what is wrong.
+        ConfigurationError: It is no catalogue; says what is wrong.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -195,7 +195,8 @@ def load_catalogue(path: Path) -> Catalogue:
         return Catalogue(document["engine"], str(document.get("version", "")), FlagTable(flags))
     except (ValueError, TypeError, KeyError) as error:
         reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{path} is no catalogue of llama.cpp flags: {reason}.") from error
+        problem = Problem(f"is no catalogue of llama.cpp flags: {reason}", path=str(path))
+        raise ConfigurationError([problem]) from error
 
 
 def render_catalogue(catalogue: Catalogue) -> str:

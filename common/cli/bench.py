@@ -21,7 +21,9 @@ def bench(name: str, arguments: tuple[str, ...]) -> None:
     folder = _ROOT / "benchmarks"
     known = sorted(path.stem for path in folder.glob("*.py") if _is_program(path))
     if not known:
-        raise UserError(f"There are no benchmarks in {folder}: run this from a clone of the repository.")
+        raise UserError(
+            f"There are no benchmarks in {folder}: run this from a clone of the repository."
+        )
     if name not in known:
         click.echo(f"Benchmarks: {', '.join(known)}. Each has --help.")
         sys.exit(0 if name in ("", "--help", "-h") else 2)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from common.errors import ConfigurationError, Problem
-from common.options.loading import flatten_config, nearest
+from common.options.loading import flatten_config
 from common.runtime.app import App
 
 APP_NAMES = ("llamacpp",)
@@ -73,26 +73,3 @@ def read_parameters(config_file: Path | None, assignments: tuple[str, ...]) -> d
     if problems:
         raise ConfigurationError(problems)
     return parameters
-
-
-def secret_paths(app: App) -> frozenset[str]:
-    """Parameters whose values are never shown."""
-    return frozenset(option.path for option in app.settings.options() if option.secret)
-
-
-def without_secrets(app: App, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters with secret values masked, for showing."""
-    hidden = secret_paths(app)
-    return {path: "******" if path in hidden else value for path, value in parameters.items()}
-
-
-__all__ = [
-    "APP_NAMES",
-    "app_argument",
-    "configuration_options",
-    "load_app",
-    "nearest",
-    "read_parameters",
-    "secret_paths",
-    "without_secrets",
-]

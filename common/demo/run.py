@@ -154,7 +154,9 @@ def _say_who_is_before(api: ClearMLApi, queue: str, out: Console) -> None:
     ]
     queues = [row for row in api.call("queues", "get_all")["queues"] if row.get("name") == queue]
     waiting = [str(entry["task"]) for row in queues for entry in row.get("entries") or []]
-    for task_id in running_now + waiting:
+    # A worker reports a task for some seconds after its end.
+    before = [task for task in running_now if read_task(api, task).stage != "ended"] + waiting
+    for task_id in before:
         out.print(
             f"Waiting    for task {task_id}, which the agent runs first; to end it: "
             f"clearml-deploy stop {task_id}",

@@ -113,7 +113,7 @@ class Call:
         else:
             readable = document is not None and self.can_read(document)
         if document is None or not readable:
-            raise CallError(_INVALID_ID[kind], f"Invalid {kind} id", id=object_id)
+            raise CallError(_INVALID_ID[kind], f"Invalid {kind} id: id={object_id}", id=object_id)
         return document
 
     def readable(self, kind: str) -> list[JsonDict]:

@@ -60,6 +60,8 @@ def select(
     Raises:
         CallError: A pattern or a date can not be understood.
     """
+    # Once without a document: a wrong pattern is refused where there is nothing to search, too.
+    _search(str(request.get("name") or ""), "")
     found = [document for document in documents if _matches(document, request, fields)]
     for order in reversed(_order_fields(request.get("order_by"))):
         path = order.lstrip("-")

@@ -96,9 +96,11 @@ def find_model(model_id: str, *, timeout_s: float = _LOOKUP_S) -> RegisteredMode
             f"the model {model_id}."
         ) from error
     except Exception as error:
+        # Of an unknown ID the SDK says nothing itself: it stumbles over the answer that is missing.
+        reason = "" if isinstance(error, AttributeError) else f" ({_first_line(error)})"
         raise ModelNotFoundError(
-            f"The ClearML server {server} has no model {model_id}, or this user may not see it "
-            f"({_first_line(error)}). Check the ID and the server."
+            f"The ClearML server {server} has no model {model_id}, or this user may not see it"
+            f"{reason}. Check the ID and the server."
         ) from error
     if not model.url:
         raise ModelNotFoundError(

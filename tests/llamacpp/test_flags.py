@@ -18,7 +18,7 @@ from apps.llamacpp.flags import (
     read_flag_table,
     render_catalogue,
 )
-from common.errors import EngineConfigurationError, UserError
+from common.errors import ConfigurationError, EngineConfigurationError
 from tests.llamacpp.samples import OLD_HELP, load, plan_of
 
 HELP = """\
@@ -82,7 +82,7 @@ def test_catalogue_survives_writing_and_reading(tmp_path: Path) -> None:
 def test_what_is_no_catalogue_is_explained(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "c.json"
     path.write_text(text)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(ConfigurationError, match=words):
         load_catalogue(path)
 
 

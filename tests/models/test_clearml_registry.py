@@ -88,6 +88,7 @@ def test_unknown_id_names_the_server_and_the_id(act: Act, clearml_server: Runnin
     found = act("fetch", reference=unknown)
     assert found["error"] == "ModelNotFoundError"
     assert unknown in found["message"]
+    assert "attribute" not in found["message"]
     assert clearml_server.api_url in found["message"]
 
 
