@@ -35,6 +35,15 @@ class ClearMLApi:
 
         return str(Session.get_api_server_host())
 
+    def connect(self) -> None:
+        """Log in now, to learn within seconds whether the server is there.
+
+        Raises:
+            ServerAwayError: It cannot be reached.
+            ControlPlaneError: It refuses the credentials.
+        """
+        self._connected()
+
     def call(self, service: str, action: str, **body: Any) -> dict[str, Any]:
         """Call ``service.action`` and return the answer's data.
 

@@ -61,6 +61,11 @@ class OpenTask:
         self.sdk.close()
 
 
+def is_run_by_agent() -> bool:
+    """Whether an agent started this process for a task of its queue."""
+    return bool(os.environ.get("CLEARML_TASK_ID"))
+
+
 def open_task(*, project: str, name: str, offline: bool, output_uri: str | None = None) -> OpenTask:
     """Open the task that this process is: the agent's, a new one, or an offline one.
 
@@ -78,7 +83,7 @@ def open_task(*, project: str, name: str, offline: bool, output_uri: str | None 
     # On Linux the SDK forks a second process for its reports: 80 MB for a few points a minute, and
     # flushing it takes five seconds. Only clearml.conf could say otherwise, which is the user's.
     Task._report_subprocess_enabled = False
-    by_agent = bool(os.environ.get("CLEARML_TASK_ID"))
+    by_agent = is_run_by_agent()
     if offline and not by_agent:
         Task.set_offline(True)
     with _told("The ClearML task could not be opened"):

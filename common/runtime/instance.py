@@ -315,6 +315,11 @@ class Instance:
             self._console.line(
                 f'{model.name}: "{item.title}" ({item.path}) has no effect: {item.reason}'
             )
+        for done in command.translated:
+            self._console.debug(
+                f'{model.name}: "{done.title}" ({done.path}) is passed as {done.to}'
+            )
+        self._console.debug(f"{model.name}: files {', '.join(map(str, files.all))}")
         self._progress[model.name] = "starting the engine"
         spec = EngineSpec(
             name=model.name, command=command, address=model.address, program=self._engine
@@ -355,6 +360,7 @@ class Instance:
         self.on_progress()
 
     def _changed(self, model: HostedModel, state: EngineState) -> None:
+        self._console.debug(f"{model.name}: engine {state.value}")
         if state is EngineState.READY and self.ready_at is None:
             self.ready_at = time.monotonic()
         if state is EngineState.FATAL and model.supervisor is not None:

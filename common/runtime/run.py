@@ -18,7 +18,7 @@ from typing import Any
 from common.clearml.api import ClearMLApi, is_configured
 from common.clearml.instance import Ending, InstanceTask
 from common.clearml.parameters import parameter_items
-from common.clearml.task import OpenTask, open_task
+from common.clearml.task import OpenTask, is_run_by_agent, open_task
 from common.errors import ConfigurationError, DeployError, InternalError
 from common.runtime.app import AnySettings, App
 from common.runtime.checking import Checked, check_parameters
@@ -31,6 +31,8 @@ from common.runtime.stopping import StopReason, StopRequest
 # The contract: gone within ten seconds of the drain, server or no server.
 _GONE_AFTER_S = 9.0
 _REPORT_TIMEOUT_S = 6.0
+# For what the user still has to read, if somebody reads at all.
+_CONSOLE_FLUSH_S = 0.5
 # For the engines' last token totals, between the drain and their end.
 _LAST_COUNT_S = 0.3
 _ABORT_MARGIN_S = 30.0
@@ -58,8 +60,18 @@ class RunRequest:
 def run(request: RunRequest) -> int:
     """Run an instance until it stops; returns the exit code. Never raises for a user's mistake."""
     console = Console()
-    offline = request.offline or not is_configured()
     try:
+        return _run(request, console)
+    finally:
+        console.flush(_CONSOLE_FLUSH_S)
+
+
+def _run(request: RunRequest, console: Console) -> int:
+    offline = request.offline or not is_configured()
+    api = ClearMLApi()
+    try:
+        if not offline and not is_run_by_agent():
+            api.connect()  # the SDK's own opening would wait for the server, silently and for hours
         task = open_task(
             project=request.project or request.app.title,
             name=request.name or f"{request.app.title} instance",
@@ -68,7 +80,7 @@ def run(request: RunRequest) -> int:
     except DeployError as error:
         console.line(str(error))
         return 1
-    report = InstanceTask(task, ClearMLApi(), console.line)
+    report = InstanceTask(task, api, console.line)
     parameters = _parameters(request, task, report)
     report.reset_status()
     return _Run(request.app, report, task, console).execute(parameters)
@@ -76,10 +88,17 @@ def run(request: RunRequest) -> int:
 
 def exit_now(code: int) -> None:
     """End the process without the SDK's exit hooks, which hang while the server is away."""
+    # On a thread, as a reader that has stopped would hold it up for ever.
+    flushing = threading.Thread(target=_flush_streams, daemon=True)
+    flushing.start()
+    flushing.join(_CONSOLE_FLUSH_S)
+    os._exit(code)
+
+
+def _flush_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # its reader is gone
             stream.flush()
-    os._exit(code)
 
 
 def _parameters(request: RunRequest, task: OpenTask, report: InstanceTask) -> dict[str, Any]:
@@ -240,6 +259,7 @@ class _Run:
     def _leave(self, code: int) -> None:
         """End this process without an orderly end."""
         forget_key(self._key_file)
+        self._console.flush(_CONSOLE_FLUSH_S)
         exit_now(code)
 
 

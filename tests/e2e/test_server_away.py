@@ -98,3 +98,16 @@ def _requests(server: RunningServer) -> float:
             if value["metric"] == "Total Number of Requests":
                 return float(value["value"])
     return 0
+
+
+def test_a_server_that_is_away_at_the_start_is_told_at_once(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    stop(server.data_dir)
+    started = time.monotonic()
+    with running_instance(
+        PARAMETERS, environ=server.environment, offline=False, serving=False
+    ) as instance:
+        assert instance.wait_end(30) == 1
+        assert "cannot be reached" in instance.console
+    assert time.monotonic() - started < 25

@@ -14,6 +14,7 @@ def test_secrets_are_masked_wherever_they_appear() -> None:
     console.hide(["sk-secret-1", None, "", "on"])
     console.line("key sk-secret-1 is on")
     console.engine("m", "echo sk-secret-1")
+    assert console.flush(5)
     assert out.getvalue() == "key ****** is on\n[m] echo ******\n"
 
 
@@ -23,6 +24,7 @@ def test_engine_lines_can_be_turned_off_but_not_what_happens_to_the_engine() -> 
     console.show_engine = False
     console.engine("m", "llama_model_loader: loaded")
     console.engine("m", "[engine] restarting in 1 s")
+    assert console.flush(5)
     assert out.getvalue() == "[m] [engine] restarting in 1 s\n"
 
 
@@ -32,6 +34,7 @@ def test_debug_lines_need_debug_mode() -> None:
     console.debug("hidden")
     console.is_debug = True
     console.debug("shown")
+    assert console.flush(5)
     assert out.getvalue() == "shown\n"
 
 
@@ -42,7 +45,24 @@ def test_a_reader_that_is_gone_ends_nothing() -> None:
     console = Console(stream)
     console.line("nobody reads this")
     console.line("nor this")
+    assert console.flush(5)
     try:
         stream.close()
     except BrokenPipeError:
         pass
+
+
+def test_a_reader_that_has_stopped_holds_nobody_up() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as reader:
+        stream = os.fdopen(writing, "w")
+        console = Console(stream)
+        for number in range(20_000):  # more than a pipe and the waiting lines hold
+            console.line(f"line {number} {'x' * 100}")
+        assert not console.flush(0.1)
+        text = b""
+        while b"line 19999" not in text:
+            text += reader.read1(1 << 20)
+        assert console.flush(5)
+        assert b"lines were dropped: nobody read them" in text
+        stream.close()

@@ -155,7 +155,7 @@ async def test_an_engine_given_up_after_it_served_leaves_the_others_served(tmp_p
         await it.ready("one", "two")
         await give_up(it, "one")
         assert not it.stop.is_set
-        assert "The other models are served on." in it.out.getvalue()
+        await until(lambda: "The other models are served on." in it.out.getvalue())
         assert (await it.chat("two"))[0] == 200
         assert (await it.chat("one"))[0] >= 500
         await it.instance.load("one")
@@ -191,6 +191,7 @@ async def test_a_change_of_state_is_told_at_once(tmp_path: Path) -> None:
     async with running(tmp_path, m=()) as it:
         seen: list[str] = []
         it.instance.on_progress = lambda: seen.append(it.status("m"))
+        it.instance._console.is_debug = True
         await it.ready("m")
         os.kill(it.pid("m"), signal.SIGKILL)
         await until(lambda: seen.count("ready") == 2)
@@ -200,6 +201,8 @@ async def test_a_change_of_state_is_told_at_once(tmp_path: Path) -> None:
             "loading",
             "ready",
         ]
+        await until(lambda: it.out.getvalue().count("m: engine ready") == 2)
+        assert "m: files " in it.out.getvalue()
 
 
 async def test_a_request_cut_by_the_stop_is_told_so(tmp_path: Path) -> None:
