@@ -17,7 +17,7 @@ by `EngineFlags`, so that one set of rules serves every engine and version. The 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from apps.llamacpp.flags import EngineFlags
@@ -40,7 +40,6 @@ OURS = frozenset(
         "model_endpoint_name",
         "max_concurrent_requests",
         "max_input_tokens",
-        "max_total_tokens",
     }
 )
 """Options of a model that are no engine options: files, names, and what the gateway enforces."""
@@ -187,7 +186,8 @@ class _FormWriter:
     def write(self) -> None:
         given = self._options.given()
         special: dict[str, Callable[[], None]] = {
-            "context_size": self._context,
+            "context_size": lambda: self._context("context_size"),
+            "max_total_tokens": lambda: self._context("max_total_tokens"),
             "parallel": self._parallel,
             "max_batch_size": self._max_batch_size,
             "no_mmap": lambda: self._load_mode("no_mmap"),
@@ -204,8 +204,7 @@ class _FormWriter:
             self._out.add("--parallel", str(self._slots))
         if self._options.threads is None:
             self._out.add("--threads", str(self._plan.threads))
-        if self._options.context_size is None:
-            self._out.add(*self._open_context())
+        self._out.add(*self._context_arguments())
         for name, value in given.items():
             if name in OURS:
                 continue
@@ -238,22 +237,20 @@ class _FormWriter:
     def _missing(self, name: str, flag: str) -> None:
         self._out.give_up(name, self._flags.why_not(flag))
 
-    def _open_context(self) -> Iterator[str]:
-        yield from ("--ctx-size", "0")
-        if self._slots > 1 and "--kv-unified" in self._flags:
-            yield "--kv-unified"
+    def _context_arguments(self) -> tuple[str, ...]:
+        context = self._options.request_context
+        if context:
+            return ("--ctx-size", str(context * self._slots))
+        shared = self._slots > 1 and "--kv-unified" in self._flags
+        return ("--ctx-size", "0", "--kv-unified") if shared else ("--ctx-size", "0")
 
-    def _context(self) -> None:
-        context = self._options.context_size or 0
-        if context == 0:
-            arguments = tuple(self._open_context())
-            self._out.add(*arguments)
-            self._out.translate("context_size", " ".join(arguments))
-            return
-        total = context * self._slots
-        self._out.add("--ctx-size", str(total))
-        detail = f" ({context} for each of {self._slots} slots)" if self._slots > 1 else ""
-        self._out.translate("context_size", f"--ctx-size {total}{detail}")
+    def _context(self, name: str) -> None:
+        """Tell what became of an option that bounds the context; the arguments are passed already."""
+        context = self._options.request_context or 0
+        detail = (
+            f" ({context} for each of {self._slots} slots)" if context and self._slots > 1 else ""
+        )
+        self._out.translate(name, " ".join(self._context_arguments()) + detail)
 
     def _parallel(self) -> None:
         if "--parallel" not in self._flags:

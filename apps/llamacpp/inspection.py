@@ -47,9 +47,9 @@ def read_request(options: LlamaCppModel, shape: ModelShape) -> Asked:
     ubatch = options.max_physical_batch_total_tokens or _DEFAULT_UBATCH
     if options.embedding and options.max_physical_batch_total_tokens is None:
         ubatch = options.max_batch_total_tokens or DEFAULT_BATCH
-    is_open = not options.context_size
+    is_open = not options.request_context
     request = CacheRequest(
-        context=options.context_size or trained,
+        context=options.request_context or trained,
         slots=1 if is_open else slots,
         cache_type_k=options.type_k or "f16",
         cache_type_v=options.type_v or "f16",

@@ -332,6 +332,16 @@ class LlamaCppModel(ModelOptions):
         )
 
     @property
+    def request_context(self) -> int | None:
+        """Tokens that one request may use: Context Size, or Max Total Tokens where that is less.
+
+        The gateway refuses requests that ask for more than Max Total Tokens; the engine's context bounds
+        those that do not say how long the answer may be.
+        """
+        wanted = [tokens for tokens in (self.context_size, self.max_total_tokens) if tokens]
+        return min(wanted) if wanted else None
+
+    @property
     def slots(self) -> int | None:
         """Requests processed at a time, under either of its two names."""
         return self.parallel if self.parallel is not None else self.max_batch_size

@@ -91,6 +91,11 @@ class ClearMLApi:
         """
         if self._session is not None:
             return self._session
+        if not is_configured():
+            raise ControlPlaneError(
+                "No ClearML server is configured here. Run `clearml-init`, or, for a server on this machine, "
+                "`clearml-deploy local up`, and set CLEARML_CONFIG_FILE as it says."
+            )
         if self._login is None:
             self._login = _Login()
         login = self._login

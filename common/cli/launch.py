@@ -54,6 +54,10 @@ def launch(
         source = git_url(repository, branch, commit, app.name)
     else:
         source = local_checkout(app.name)
+    if source.left_out:
+        click.echo(
+            f"Not tracked by git, so not in the task: {', '.join(source.left_out)}", err=True
+        )
     request = Launch(
         app=app,
         parameters=read_parameters(config_file, assignments),

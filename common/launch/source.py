@@ -23,6 +23,7 @@ class Source:
         commit: Commit.
         diff: Uncommitted changes of tracked files, applied by the agent.
         packages: pip requirements.
+        left_out: Files of the program that git does not track: an agent does not get them.
     """
 
     repository: str
@@ -30,6 +31,7 @@ class Source:
     commit: str
     diff: str
     packages: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def local_checkout(extra: str, root: Path = _ROOT) -> Source:
@@ -53,6 +55,9 @@ def local_checkout(extra: str, root: Path = _ROOT) -> Source:
         commit=_git(root, "rev-parse", "HEAD"),
         diff=_git(root, "diff", "HEAD", "--no-color", "--no-ext-diff", strip=False),
         packages=requirements(extra),
+        left_out=tuple(
+            _git(root, "ls-files", "--others", "--exclude-standard", "apps", "common").splitlines()
+        ),
     )
 
 

@@ -11,6 +11,7 @@ would push models out of the common one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -33,7 +34,13 @@ from common.models.disk import check_disk_space
 from common.models.download_lock import download_lock, lock_path
 from common.models.files import ModelFiles
 from common.models.local import find_local
-from common.models.progress import Progress, ProgressMeter, check_cancelled, render_bytes
+from common.models.progress import (
+    FetchCancelledError,
+    Progress,
+    ProgressMeter,
+    check_cancelled,
+    render_bytes,
+)
 from common.models.reference import ModelReference
 from common.models.selection import sibling_parts
 from common.models.use import InUse, note_use
@@ -286,7 +293,13 @@ class _Download:
 
         thread = threading.Thread(target=download, name="clearml-download", daemon=True)
         thread.start()
-        self._watch(thread, url, size, started)
+        try:
+            self._watch(thread, url, size, started)
+        except FetchCancelledError:
+            # The SDK cannot go on with it another time. Its thread may still write to the open file,
+            # which is gone with it.
+            self._remove_partial(url)
+            raise
         if not result:
             raise ModelUnavailableError(
                 f"The download of {self._model.name!r} from {url} stood still for {_STALL_S:.0f} s "
@@ -297,6 +310,11 @@ class _Download:
             os.unlink(path)
             return None
         return Path(path) if path else None
+
+    def _remove_partial(self, url: str) -> None:
+        for path in self._cache.glob(f"{_cache_prefix(url)}*.partially*"):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     def _watch(self, thread: threading.Thread, url: str, size: int | None, since: float) -> None:
         meter = ProgressMeter(self._progress, "downloading", self._model.name, size)

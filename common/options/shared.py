@@ -70,14 +70,15 @@ class GeneralOptions(OptionGroup):
         "Public URL",
         help="URL under which clients reach this instance, when it is not the worker's address and port.",
     )
-    drain_seconds: float | None = option(
+    drain_seconds: float = option(
         "Drain (Seconds)",
+        default=30.0,
         ge=0,
         le=1500,
-        help="How long running requests may go on after the instance was told to stop. Default 30.",
+        help="How long running requests may go on after the instance was told to stop.",
     )
-    max_body_mib: float | None = option(
-        "Max Body (MiB)", gt=0, help="Largest request body in MiB. Default 64."
+    max_body_mib: float = option(
+        "Max Body (MiB)", default=64.0, gt=0, help="Largest request body in MiB."
     )
 
     def problems(self) -> list[Problem]:
@@ -160,9 +161,10 @@ class IdleOptions(OptionGroup):
         ge=0,
         help="After so many hours without a request the instance shuts down. Empty or 0: never.",
     )
-    last_action_report_interval_seconds: float | None = option(
+    last_action_report_interval_seconds: float = option(
         "Last Action Report Interval (Seconds)",
+        default=600.0,
         gt=0,
         help="How often the last activity is reported, so that an instance whose machine metrics are low "
-        "is not taken for idle. Default 600.",
+        "is not taken for idle.",
     )

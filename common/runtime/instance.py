@@ -30,7 +30,7 @@ from common.gateway.names import check_endpoint_name
 from common.models.clearml_registry import find_model
 from common.models.fetch import ModelFiles, fetch
 from common.models.memory import AvailableMemory, available_memory, without
-from common.models.progress import ProgressEvent
+from common.models.progress import FetchCancelledError, ProgressEvent
 from common.models.reference import ReferenceKind, default_endpoint_name, parse_reference
 from common.models.use import InUse
 from common.options.settings import ModelOptions
@@ -43,10 +43,9 @@ from common.runtime.stopping import StopRequest
 from common.telemetry.recorder import Recorder
 
 _LOAD_WAIT_S = 600.0
-_DEFAULT_DRAIN_S = 30.0
-_DEFAULT_BODY_MIB = 64.0
 # An abort promises engines gone within two seconds of the drain's end.
 _ENGINE_GRACE_S = 1.5
+_FETCH_GRACE_S = 2.0
 
 
 class Instance:
@@ -92,8 +91,7 @@ class Instance:
     @property
     def drain_s(self) -> float:
         """How long requests in flight may go on after a stop, in seconds."""
-        given = self._settings.general.drain_seconds
-        return _DEFAULT_DRAIN_S if given is None else float(given)
+        return float(self._settings.general.drain_seconds)
 
     async def start(self) -> None:
         """Resolve the names, open the gateway and begin to load the models.
@@ -148,6 +146,9 @@ class Instance:
     async def close(self) -> None:
         """End downloads, engines and gateway; what is still in flight is cut off."""
         self._cancel_fetch.set()
+        if self._preparing:
+            # A download that ends by itself removes what nobody could go on with.
+            await asyncio.wait(self._preparing, timeout=_FETCH_GRACE_S)
         for task in self._preparing:
             task.cancel()
         await asyncio.gather(*self._preparing, return_exceptions=True)
@@ -245,7 +246,7 @@ class Instance:
         settings = GatewaySettings(
             host=general.host,
             ports=general.ports(),
-            max_body_bytes=int((general.max_body_mib or _DEFAULT_BODY_MIB) * 1024 * 1024),
+            max_body_bytes=int(general.max_body_mib * 1024 * 1024),
             load_wait_s=_LOAD_WAIT_S,
             public_url=general.public_url,
             task_id=self.task_id,
@@ -284,8 +285,8 @@ class Instance:
         """Fetch, check and start one model; an error makes that model fail, and the instance."""
         try:
             await self._fetch_and_start(model, threads)
-        except asyncio.CancelledError:
-            raise
+        except (asyncio.CancelledError, FetchCancelledError):
+            pass  # the instance ends
         except DeployError as error:
             self._fail(model, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the user must see it on this model

@@ -20,8 +20,6 @@ from common.telemetry.engine_metrics import parse_engine_tokens
 from common.telemetry.scalars import scalars_between
 
 STATUS_EVERY_S = 2.0
-# The seed's "Last Action Report Interval" when it is not set.
-DEFAULT_LAST_ACTION_S = 600.0
 SCALARS_EVERY_S = 15.0
 _METRICS_TIMEOUT_S = 2.0
 _GIB = 1024**3
@@ -47,8 +45,7 @@ class Reporting:
         self._last = instance.recorder.snapshot()
         self._counted: dict[str, int] = {}
         self._next_scalars = 0.0
-        interval = settings.idle.last_action_report_interval_seconds
-        self._last_action_every_s = DEFAULT_LAST_ACTION_S if interval is None else float(interval)
+        self._last_action_every_s = settings.idle.last_action_report_interval_seconds
         self._next_last_action = 0.0
 
     async def tick(self) -> None:

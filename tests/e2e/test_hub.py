@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from common.demo.model import packaged_model
-from tests.e2e.instances import running_instance
+from common.local_server import start_background, stop
+from tests.e2e.instances import running_instance, wait_for
 from tests.fakes.hub_server import HubServer
 
 
@@ -61,3 +63,30 @@ def test_a_model_that_cannot_be_had_fails_with_the_exact_cause(
             assert word in instance.console
         if token:
             assert token not in instance.console
+
+
+def test_a_stop_during_a_download_is_quick_and_leaves_no_half_file(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    hub.add_repo("org/slow", {"m.gguf": packaged_model().read_bytes()})
+    server = start_background(tmp_path / "server", agent_queue=None)
+    try:
+        with server.client() as client:
+            url = f"{hub.url}/storage/org/slow/m.gguf"
+            model_id = client.call("models.create", name="slow model", uri=url, labels={})["id"]
+        hub.bytes_per_second = 2_000_000
+        cache = tmp_path / "cache"
+        with running_instance(
+            {"Model/model": model_id},
+            environ=server.environment,
+            offline=False,
+            serving=False,
+            cache=cache,
+        ) as instance:
+            wait_for(lambda: "downloading slow model" in instance.console, 30, "download")
+            wait_for(lambda: list(cache.rglob("*.partially*")), 10, "a file that grows")
+            instance.process.send_signal(signal.SIGTERM)
+            assert instance.wait_end(10) == 0, instance.console
+        assert not list(cache.rglob("*.partially*"))
+    finally:
+        stop(tmp_path / "server")

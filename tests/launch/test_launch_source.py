@@ -79,3 +79,10 @@ def test_requirements_are_the_packages_own_and_those_of_the_engine() -> None:
     assert set(own) < set(more)
     assert any(line.startswith("xllamacpp") for line in more)
     assert git_url("https://h/r.git", "b", "c", "llamacpp").packages == more
+
+
+def test_files_of_the_program_that_git_does_not_track_are_named(checkout: Path) -> None:
+    (checkout / "common").mkdir()
+    (checkout / "common" / "new.py").write_text("x = 1\n")
+    (checkout / "elsewhere.txt").write_text("y")
+    assert local_checkout("llamacpp", checkout).left_out == ("common/new.py",)

@@ -295,3 +295,20 @@ def test_pooling_comes_from_the_file(tmp_path: Path) -> None:
     own = native.command(plan_of(settings, files=(pooled,)), settings)
     assert value_of(plain, "--pooling") == "mean"
     assert value_of(own, "--pooling") is None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "context"),
+    [
+        ({"max_total_tokens": "300", "parallel": "2"}, "600"),
+        ({"max_total_tokens": "300", "context_size": "512", "parallel": "2"}, "600"),
+        ({"max_total_tokens": "600", "context_size": "512", "parallel": "2"}, "1024"),
+        ({"parallel": "2"}, "0"),
+    ],
+)
+def test_the_context_bounds_answers_that_name_no_limit(
+    parameters: dict[str, str], context: str
+) -> None:
+    command = write(**parameters)
+    assert value_of(command, "--ctx-size") == context
+    assert command.argv.count("--ctx-size") == 1
