@@ -39,8 +39,10 @@ def test_a_run_with_a_server_records_itself_and_its_end(server: RunningServer) -
     with running_instance(PARAMETERS, environ=server.environment, offline=False) as instance:
         assert "ravity" in instance.chat("m")
         wait_for(lambda: interpret(only_task(server)).stage == "ready", 20, "Status on the server")
+        wait_for(
+            lambda: interpret(only_task(server)).status["status"] == "active", 10, "status active"
+        )
         state = interpret(only_task(server))
-        assert state.status["status"] == "active"
         assert state.status["idle_limit"] == "∞"
         assert "curl" in state.status["curl_example"]
         assert state.models[0]["url"].endswith("/m/v1")
