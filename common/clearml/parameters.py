@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from common.options.declaration import Option
@@ -36,13 +36,6 @@ def describe(option: Option) -> str:
     """The description shown beside a parameter: title, help, choices."""
     choices = f" Choices: {', '.join(option.choices)}." if option.choices else ""
     return f"{option.title}: {option.help}{choices}"
-
-
-def changed_items(
-    settings: type[AppSettings[Any, Any]], values: Mapping[str, Any]
-) -> Iterable[dict[str, str]]:
-    """Only the parameters in `values`, for editing an existing task."""
-    return [i for i in parameter_items(settings, values) if f"{i['section']}/{i['name']}" in values]
 
 
 def _item(option: Option, values: Mapping[str, Any]) -> dict[str, str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 
 import click
 
 from common.clearml.api import ClearMLApi
 from common.errors import UserError
 from common.launch.follow import read_task
+from common.launch.stop import stop_task
 from common.runtime.offline_keys import read_key
 
 
@@ -59,14 +59,11 @@ def status(task_id: str, as_json: bool) -> None:
 @click.option("--timeout", default=120.0, show_default=True, help="Seconds to wait for its end.")
 def stop(task_id: str, timeout: float) -> None:
     """Stop the instance TASK_ID: requests in flight finish first (General/drain_seconds)."""
-    api = ClearMLApi()
-    api.call("tasks", "stop", task=task_id, status_reason="stopped by clearml-deploy stop")
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        state = read_task(api, task_id)
-        if state.stage in ("queued", "ended"):
-            click.echo(f"{task_id} {state.task_status}")
-            return
-        time.sleep(0.5)
+    state = stop_task(
+        ClearMLApi(), task_id, reason="stopped by clearml-deploy stop", timeout_s=timeout
+    )
+    if state.stage == "ended" or state.task_status == "created":
+        click.echo(f"{task_id} {state.task_status}")
+        return
     click.echo(f"{task_id} is still draining after {timeout:g} s", err=True)
     sys.exit(1)

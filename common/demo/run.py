@@ -23,6 +23,7 @@ from common.errors import ControlPlaneError, DeployError, UserError
 from common.launch.follow import Followed, follow, read_task
 from common.launch.launcher import Launch, launch
 from common.launch.source import local_checkout
+from common.launch.stop import stop_task
 from common.local_server import (
     RunningServer,
     default_data_dir,
@@ -208,11 +209,7 @@ def _stop_instance(api: ClearMLApi, task_id: str, out: Console) -> None:
         if state.stage == "ended":
             return
         out.print("Stopping the instance ...")
-        api.call("tasks", "stop", task=task_id, status_reason="the demo ended")
-        deadline = time.monotonic() + _STOP_TIMEOUT_S
-        while state.stage not in ("queued", "ended") and time.monotonic() < deadline:
-            time.sleep(0.25)
-            state = read_task(api, task_id)
+        stop_task(api, task_id, reason="the demo ended", timeout_s=_STOP_TIMEOUT_S)
 
 
 @contextlib.contextmanager

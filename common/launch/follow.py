@@ -26,6 +26,7 @@ class Followed:
         status: The instance's ``Status/*``.
         models: The models and their endpoints.
         given_key: The key that the user gave in General/api_key, if any.
+        is_stopping: Somebody has asked for its end.
     """
 
     stage: Stage
@@ -35,6 +36,7 @@ class Followed:
     status: dict[str, str] = field(default_factory=dict)
     models: tuple[dict[str, str], ...] = ()
     given_key: str = field(default="", repr=False)
+    is_stopping: bool = False
 
 
 def read_task(api: ClearMLApi, task_id: str) -> Followed:
@@ -72,7 +74,8 @@ def interpret(task: dict[str, Any]) -> Followed:
     else:
         stage = "picked up"
     reason = status.get("error") or str(task.get("status_reason") or "") if stage == "ended" else ""
-    return Followed(stage, task_status, text, reason, status, models, given_key)
+    is_stopping = "stopping" in str(task.get("status_message") or "")
+    return Followed(stage, task_status, text, reason, status, models, given_key, is_stopping)
 
 
 def _read_models(text: str) -> tuple[dict[str, str], ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from apps.llamacpp.options import LlamaCppSettings
-from common.clearml.parameters import changed_items, parameter_items
+from common.clearml.parameters import parameter_items
 from common.local_server import RunningServer
 from tests.fixtures_clearml import clearml_environment
 
@@ -38,11 +38,6 @@ def test_a_list_of_models_is_stored_as_json() -> None:
     models = [{"model": "a/b/c.gguf"}, {"model": "d/e/f.gguf"}]
     value = by_path(parameter_items(LlamaCppSettings, {"Models/models": models}))["Models/models"]
     assert json.loads(value["value"]) == models
-
-
-def test_only_what_is_named_is_changed() -> None:
-    changed = by_path(changed_items(LlamaCppSettings, {"Model/temperature": "1"}))
-    assert changed.keys() == {"Model/temperature"}
 
 
 # Opens the task as a run by hand does; prints what the server has after each step.
