@@ -79,6 +79,8 @@ def test_a_running_task_is_asked_once_and_waited_for(
     ending = in_thread(agent.end_when_stopping)
     state = stop_task(api, task_id, reason="enough", timeout_s=20)
     ending.join(20)
+    with clearml_server.client() as client:  # the server is the whole session's
+        client.call("workers.unregister", worker="w:1")
     assert (state.stage, state.task_status) == ("ended", "stopped")
 
 
