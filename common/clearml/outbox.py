@@ -20,9 +20,12 @@ class Outbox:
     Jobs with the same key replace each other while they wait: only the newest state is worth sending.
     """
 
-    def __init__(self, warn: Callable[[str], None], *, retry_s: float = _RETRY_S) -> None:
+    def __init__(
+        self, warn: Callable[[str], None], *, retry_s: float = _RETRY_S, limit: int = _LIMIT
+    ) -> None:
         self._warn = warn
         self._retry_s = retry_s
+        self._limit = limit
         self._jobs: OrderedDict[str, Callable[[], None]] = OrderedDict()
         self._changed = threading.Condition()
         self._busy = False
@@ -38,7 +41,7 @@ class Outbox:
             self._count += 1
             name = key or f"#{self._count}"
             self._jobs[name] = job
-            while len(self._jobs) > _LIMIT:
+            while len(self._jobs) > self._limit:
                 self._jobs.popitem(last=False)
                 self._dropped += 1
             self._changed.notify_all()
@@ -86,10 +89,13 @@ class Outbox:
                 self._warn(f"A report to ClearML failed: {type(error).__name__}: {error}")
             else:
                 if is_away:
-                    self._warn(
-                        "The ClearML server answers again; the delayed reports are being sent."
-                    )
+                    self._warn(self._back_again())
                 is_away = False
+
+    def _back_again(self) -> str:
+        lost, self._dropped = self._dropped, 0
+        told = f" {lost} of the oldest were too many to keep and are lost." if lost else ""
+        return f"The ClearML server answers again; the delayed reports are being sent.{told}"
 
     def _put_back(self, key: str, job: Callable[[], None]) -> None:
         with self._changed:

@@ -66,14 +66,13 @@ def is_run_by_agent() -> bool:
     return bool(os.environ.get("CLEARML_TASK_ID"))
 
 
-def open_task(*, project: str, name: str, offline: bool, output_uri: str | None = None) -> OpenTask:
+def open_task(*, project: str, name: str, offline: bool) -> OpenTask:
     """Open the task that this process is: the agent's, a new one, or an offline one.
 
     Args:
         project: Project of a new task; an agent's task keeps its own.
         name: Name of a new task.
         offline: No server is configured: record to a local folder.
-        output_uri: Where the task's files would go; None leaves it to clearml.conf.
 
     Raises:
         ControlPlaneError: The server cannot be reached or refuses the credentials.
@@ -92,7 +91,6 @@ def open_task(*, project: str, name: str, offline: bool, output_uri: str | None 
             task_name=name,
             task_type=Task.TaskTypes.inference,
             reuse_last_task_id=False,
-            output_uri=output_uri,
             auto_connect_arg_parser=False,
             auto_connect_frameworks=False,
             auto_connect_streams=True,

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Literal
 
 from common.engines.contract import EngineAddress, EngineSpec, EngineState
 from common.engines.supervisor import Supervisor
 from common.errors import CapacityError, DeployError, EngineCrashError
+from common.gateway.models import ModelStatus
 from common.options.settings import ModelOptions
-
-ModelStatus = Literal["loading", "ready", "sleeping", "offloaded", "failed"]
 
 _STATUS_OF_STATE: dict[EngineState, ModelStatus] = {
     EngineState.STOPPED: "offloaded",
@@ -27,11 +25,8 @@ _STATUS_OF_STATE: dict[EngineState, ModelStatus] = {
 class HostedModel:
     """A model that the instance serves; before its engine exists it is loading, or failed."""
 
-    def __init__(
-        self, name: str, where: str, options: ModelOptions, address: EngineAddress
-    ) -> None:
+    def __init__(self, name: str, options: ModelOptions, address: EngineAddress) -> None:
         self.name = name
-        self.where = where
         self.options = options
         self.address = address
         self.supervisor: Supervisor | None = None

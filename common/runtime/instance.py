@@ -100,9 +100,8 @@ class Instance:
             DeployError: The instance cannot work: unknown model, duplicate names, no free port.
         """
         names = await self._resolve_names()
-        for (where, options), name in zip(self._listed(), names, strict=True):
-            address = self._engine_address()
-            self.models.append(HostedModel(name, where, options, address))
+        for options, name in zip(self._settings.models, names, strict=True):
+            self.models.append(HostedModel(name, options, self._engine_address()))
         self.recorder = Recorder(names)
         self.gateway = self._open_gateway()
         await self.gateway.start()

@@ -6,9 +6,8 @@ import asyncio
 import time
 from datetime import datetime, timedelta, timezone
 
-import psutil
-
 from common.clearml.instance import InstanceTask
+from common.engines.process_tree import read_tree
 from common.errors import EngineCrashError
 from common.runtime.app import AnySettings, InstalledEngine
 from common.runtime.background import in_background
@@ -80,9 +79,11 @@ class Reporting:
         points: list[tuple[str, str, float]] = list(scalars_between(self._last, snapshot))
         self._last = snapshot
         for model in self._instance.models:
-            memory = await in_background(_resident_bytes, model)
-            if memory:
-                points.append(("Memory (GiB)", model.name, memory / _GIB))
+            pid = model.supervisor.pid if model.supervisor else None
+            if pid is not None:
+                memory = (await in_background(read_tree, pid)).rss_bytes
+                if memory:
+                    points.append(("Memory (GiB)", model.name, memory / _GIB))
         self._task.report_scalars(points)
 
     async def count_tokens(self, timeout_s: float = _METRICS_TIMEOUT_S) -> None:
@@ -128,16 +129,3 @@ class Reporting:
             self._instance.recorder.observe_engine_tokens(model.name, tokens)
         if not requests.in_flight:
             self._counted[model.name] = seen
-
-
-def _resident_bytes(model: HostedModel) -> int:
-    """Memory of the engine's processes in RAM; 0 when it does not run."""
-    pid = model.supervisor.pid if model.supervisor else None
-    if pid is None:
-        return 0
-    try:
-        engine = psutil.Process(pid)
-        family = [engine, *engine.children(recursive=True)]
-        return sum(process.memory_info().rss for process in family)
-    except psutil.Error:
-        return 0

@@ -72,3 +72,29 @@ def test_an_error_of_a_job_is_said_and_the_next_one_runs() -> None:
     assert outbox.close(5)
     assert done == [1]
     assert "ZeroDivisionError" in lines[0]
+
+
+def test_what_was_too_much_to_keep_is_told_with_its_number() -> None:
+    lines: list[str] = []
+    done: list[int] = []
+    is_away = threading.Event()
+    is_away.set()
+
+    def send(number: int) -> None:
+        if is_away.is_set():
+            raise ServerAwayError("no server")
+        done.append(number)
+
+    outbox = Outbox(lines.append, retry_s=0.01, limit=3)
+    outbox.put("", lambda: send(0))
+    deadline = time.monotonic() + 5
+    while not lines and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert "delayed" in lines[0]
+    for number in range(1, 20):
+        outbox.put("", lambda number=number: send(number))
+    is_away.clear()
+    assert outbox.close(5)
+    assert done[-1] == 19
+    assert len(done) <= 4  # three kept, and one that was under way
+    assert f" {20 - len(done)} of the oldest" in lines[-1]
