@@ -55,6 +55,7 @@ def bare_command(parameters: Mapping[str, object], model: Path, socket_path: Pat
     plan = ModelPlan(
         name="model",
         options=checked.settings.models[0],
+        path=model,
         files=(model,),
         address=EngineAddress(socket_path=socket_path),
         threads=default_threads(1),

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from apps.llamacpp.command import as_llamacpp
 from apps.llamacpp.engines.discovery import catalogue_engine, find_engine, stand_in
 from apps.llamacpp.engines.installed import LlamaCppEngine
 from apps.llamacpp.inspection import check_memory, describe
 from apps.llamacpp.options import LlamaCppSettings
-from common.errors import EngineError
+from common.errors import EngineError, Problem
 from common.models.fetch import ModelFiles
 from common.models.footprint import read_shape
 from common.models.gguf import read_model
 from common.models.memory import AvailableMemory
-from common.runtime.app import AnySettings, Inspection, ModelPlan
+from common.options.settings import ModelOptions
+from common.runtime.app import AnySettings, Inspection, InstalledEngine, ModelExtras, ModelPlan
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,27 @@ class LlamaCppApp:
         except EngineError:
             choice = settings.general.engine
             return stand_in("llama-server" if choice in (None, "auto") else choice, environ)
+
+    def install_engine(
+        self,
+        engine: InstalledEngine,
+        settings: AnySettings,
+        environ: Mapping[str, str],
+        report: Callable[[str], None],
+        cancel: threading.Event,
+    ) -> InstalledEngine:
+        """What was found is ready: llama.cpp is never installed by an instance."""
+        return engine
+
+    def extras(self, names: Sequence[str], settings: AnySettings) -> Mapping[str, ModelExtras]:
+        """A GGUF model brings everything with it."""
+        return {}
+
+    def check_config(
+        self, where: str, model: ModelOptions, settings: AnySettings, config: Mapping[str, Any]
+    ) -> list[Problem]:
+        """A GGUF file's header is checked instead."""
+        return []
 
     def inspect(
         self, plan: ModelPlan, files: ModelFiles, settings: AnySettings, memory: AvailableMemory

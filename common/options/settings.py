@@ -46,6 +46,11 @@ class ModelOptions(OptionGroup):
         """What the gateway enforces for this model."""
         return RequestLimits()
 
+    @property
+    def model_revision(self) -> str | None:
+        """Branch, tag or commit of the model on Hugging Face, when an option names one."""
+        return None
+
 
 ModelT = TypeVar("ModelT", bound=ModelOptions)
 GeneralT = TypeVar("GeneralT", bound=GeneralOptions)
@@ -94,6 +99,10 @@ class AppSettings(BaseModel, Generic[ModelT, GeneralT]):
         yield from describe_options(cls.model_type(), per_model=True)
         for group in cls.group_types().values():
             yield from describe_options(group)
+
+    def is_embedding(self, model: ModelOptions) -> bool:
+        """Whether this model serves embeddings instead of text."""
+        return bool(getattr(model, "embedding", False))
 
     @classmethod
     def cross_problems(cls, models: Sequence[tuple[str, ModelT]]) -> list[Problem]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -23,16 +24,55 @@ class ModelPlan:
     Attributes:
         name: Endpoint name, unique in the instance.
         options: The validated options of this model.
-        files: The model's files; placeholders when the command is only shown.
+        path: What the engine is given: a file, or the folder of a repository; a placeholder when the
+            command is only shown.
+        files: All of the model's files.
         address: Where its engine will listen.
         threads: CPU threads this engine may use when its options do not say.
+        companions: Where the model's companions are, by `Companion.key`.
     """
 
     name: str
     options: ModelOptions
+    path: Path
     files: tuple[Path, ...]
     address: EngineAddress
     threads: int
+    companions: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Companion:
+    """Further files that a model's engine needs: a tokenizer, an adapter, a draft model.
+
+    Attributes:
+        key: How the command finds it: ``tokenizer``, ``draft_model``, ``lora:<name>``.
+        reference: As the user gave it; the forms of `common.models.reference`.
+        title: The option's title, for messages.
+        path: The option's parameter path.
+        revision: Branch, tag or commit on Hugging Face.
+        want: Which of its files: all that an engine loads, or all but the weights.
+    """
+
+    key: str
+    reference: str
+    title: str
+    path: str
+    revision: str | None = None
+    want: Literal["repository", "tokenizer"] = "repository"
+
+
+@dataclass(frozen=True)
+class ModelExtras:
+    """What comes with one model.
+
+    Attributes:
+        companions: Files to fetch beside the model's own.
+        adapters: Further names that its engine serves (LoRA), for the `model` field of requests.
+    """
+
+    companions: tuple[Companion, ...] = ()
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,9 +127,49 @@ class App(Protocol):
     def find_engine(self, settings: AnySettings, environ: Mapping[str, str]) -> InstalledEngine:
         """Choose the engine on this machine; may run ``engine --version`` (call it in a thread).
 
+        One that `install_engine` would install counts as found: as much as is known of it.
+
         Raises:
             EngineMissingError: None is installed; says how to install one.
         """
+
+    def install_engine(
+        self,
+        engine: InstalledEngine,
+        settings: AnySettings,
+        environ: Mapping[str, str],
+        report: Callable[[str], None],
+        cancel: threading.Event,
+    ) -> InstalledEngine:
+        """Make a found engine ready to run; returns it as it is when it already was. Blocks.
+
+        Args:
+            engine: What `find_engine` returned.
+            settings: The instance's settings.
+            environ: The worker's environment.
+            report: Told every few seconds what is being done, a line for the console.
+            cancel: Set it to give up; what was installed so far is removed or continued next time.
+
+        Raises:
+            EngineMissingError: It cannot be installed: no such version, no index, no space.
+            FetchCancelledError: `cancel` was set.
+        """
+
+    def extras(self, names: Sequence[str], settings: AnySettings) -> Mapping[str, ModelExtras]:
+        """Tell what comes with each model. Pure.
+
+        Args:
+            names: The endpoint names of the models, in the order of `settings.models`.
+            settings: The instance's settings.
+
+        Raises:
+            ConfigurationError: An adapter belongs to no model, or its name is taken.
+        """
+
+    def check_config(
+        self, where: str, model: ModelOptions, settings: AnySettings, config: Mapping[str, Any]
+    ) -> list[Problem]:
+        """Problems that a repository's ``config.json`` tells, before its weights are fetched. Pure."""
 
     def preview_engine(self, settings: AnySettings, environ: Mapping[str, str]) -> InstalledEngine:
         """The engine to show commands for: the one asked for, even if it is not installed."""

@@ -348,6 +348,7 @@ class Instance:
         return ModelPlan(
             name=model.name,
             options=model.options,
+            path=files.first,
             files=files.all,
             address=model.address,
             threads=threads,

@@ -45,6 +45,7 @@ def preview(
         plan = ModelPlan(
             name=name,
             options=options,
+            path=file,
             files=(file,),
             address=EngineAddress(socket_path=Path(f"<socket {index + 1}>.sock")),
             threads=threads,

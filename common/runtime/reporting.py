@@ -39,7 +39,7 @@ class Reporting:
         self._engine = engine
         self._limit_hours = settings.idle.idle_time_limit_hours
         self._embedding = frozenset(
-            m.name for m in instance.models if getattr(m.options, "embedding", False)
+            m.name for m in instance.models if settings.is_embedding(m.options)
         )
         self._last = instance.recorder.snapshot()
         self._counted: dict[str, int] = {}

@@ -64,6 +64,7 @@ def plan_of(settings: LlamaCppSettings, **changes: Any) -> ModelPlan:
     values: dict[str, Any] = {
         "name": "tiny",
         "options": settings.models[0],
+        "path": Path("/models/a.gguf"),
         "files": (Path("/models/a.gguf"),),
         "address": EngineAddress(socket_path=Path("/run/e.sock")),
         "threads": 3,

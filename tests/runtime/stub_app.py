@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from apps.llamacpp.options import LlamaCppSettings
 from common.engines.contract import Diagnosis, EngineCommand
@@ -14,7 +15,7 @@ from common.errors import Problem
 from common.models.fetch import ModelFiles
 from common.models.memory import AvailableMemory, MemoryNeed
 from common.options.settings import ModelOptions
-from common.runtime.app import AnySettings, Inspection, ModelPlan
+from common.runtime.app import AnySettings, Inspection, InstalledEngine, ModelExtras, ModelPlan
 
 STUB = Path(__file__).parents[1] / "fakes" / "stub_engine.py"
 
@@ -60,6 +61,24 @@ class StubApp:
 
     def preview_engine(self, settings: AnySettings, environ: Mapping[str, str]) -> StubEngine:
         return StubEngine(self.flags)
+
+    def install_engine(
+        self,
+        engine: InstalledEngine,
+        settings: AnySettings,
+        environ: Mapping[str, str],
+        report: Callable[[str], None],
+        cancel: threading.Event,
+    ) -> InstalledEngine:
+        return engine
+
+    def extras(self, names: Sequence[str], settings: AnySettings) -> Mapping[str, ModelExtras]:
+        return {}
+
+    def check_config(
+        self, where: str, model: ModelOptions, settings: AnySettings, config: Mapping[str, Any]
+    ) -> list[Problem]:
+        return []
 
     def inspect(
         self, plan: ModelPlan, files: ModelFiles, settings: AnySettings, memory: AvailableMemory

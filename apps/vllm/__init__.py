@@ -1,0 +1,1 @@
+"""vLLM Model Deployment: models of Hugging Face's formats on ``vllm serve``."""
