@@ -29,11 +29,19 @@ class EngineAddress:
     """Where one engine process listens: a Unix socket (preferred: no port race) or loopback TCP.
 
     Exactly one of `socket_path` and `port` is set.
+
+    Attributes:
+        socket_path: The socket's file.
+        port: The port.
+        host: With `port`: the address.
+        key: The bearer token that the engine asks for, for a port, which others on the machine reach
+            too. Made for one start; the clients' own keys never come so far.
     """
 
     socket_path: Path | None = None
     port: int | None = None
     host: str = "127.0.0.1"
+    key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if (self.socket_path is None) == (self.port is None):
@@ -43,6 +51,11 @@ class EngineAddress:
     def base_url(self) -> str:
         """URL prefix for HTTP requests; the host part is a placeholder for a Unix socket."""
         return "http://engine" if self.socket_path else f"http://{self.host}:{self.port}"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What every request to it carries: its key, if it has one."""
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
 
 @dataclass(frozen=True)

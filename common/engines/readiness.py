@@ -54,7 +54,7 @@ class HealthProbe:
             connector = aiohttp.UnixConnector(path=str(address.socket_path), force_close=True)
         else:
             connector = aiohttp.TCPConnector(force_close=True)
-        self._session = aiohttp.ClientSession(connector=connector)
+        self._session = aiohttp.ClientSession(connector=connector, headers=address.headers)
 
     async def ask(self, timeout_s: float) -> Answer:
         """Ask once; never fails."""

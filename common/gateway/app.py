@@ -42,7 +42,7 @@ class Gateway:
         log: Gets one line per event worth a person's attention.
 
     Raises:
-        ConfigurationError: Two endpoint names are equal or clash.
+        ConfigurationError: Two names of models or adapters are equal or clash.
     """
 
     def __init__(
@@ -57,7 +57,10 @@ class Gateway:
         self._settings = settings
         self._recorder = recorder
         self._log = log
-        self._routes = RouteTable(model.name for model in models)
+        self._routes = RouteTable(
+            (model.name for model in models),
+            ((adapter, model.name) for model in models for adapter in model.adapters),
+        )
         self._client = EngineClient()
         self._models = {model.name: model for model in models}
         self._proxy = ModelProxy(settings, models, self._routes, self._client, log)

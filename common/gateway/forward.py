@@ -154,6 +154,7 @@ class EngineClient:
             connector = aiohttp.TCPConnector(force_close=True, limit=0, use_dns_cache=False)
         return aiohttp.ClientSession(
             connector=connector,
+            headers=address.headers,
             auto_decompress=False,  # bytes pass as they are
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),

@@ -20,7 +20,11 @@ class Upstream(Protocol):
 
     @property
     def address(self) -> EngineAddress:
-        """Where the engine listens; read anew for each request, since it may change."""
+        """Where the engine listens; read after `ensure_ready`, anew for each request, as it may change.
+
+        Raises:
+            EngineError: It never listened anywhere.
+        """
 
     @property
     def status(self) -> ModelStatus:
@@ -66,6 +70,7 @@ class ServedModel:
         max_total_tokens: Prompt plus requested output above it is refused; None: no limit.
         created: Unix time for the model list.
         owned_by: For the model list.
+        adapters: Further names that its engine serves (LoRA); limits and counts are the model's.
     """
 
     name: str
@@ -75,6 +80,7 @@ class ServedModel:
     max_total_tokens: int | None
     created: int
     owned_by: str = "clearml-deploy"
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ class OwnRoutes:
     ) -> None:
         self._settings = settings
         self._models = {model.name: model for model in models}
+        self._parents = {adapter: model for model in models for adapter in model.adapters}
         self._routes = routes
         self._proxy = proxy
         self._authenticator = authenticator
@@ -83,7 +84,7 @@ class OwnRoutes:
         if own.route == "models":
             return web.json_response(self._model_list())
         if own.route == "model":
-            return web.json_response(self._model_entry(self._find(own.detail)))
+            return web.json_response(self._named_entry(own.detail))
         if own.route == "metrics":
             return self._metrics()
         return await self._operate(identity, own.detail)
@@ -98,8 +99,26 @@ class OwnRoutes:
         return web.json_response({"status": status}, status=503, headers={"Retry-After": "5"})
 
     def _model_list(self) -> dict[str, Any]:
-        data = [self._model_entry(model) for model in self._models.values()]
+        data = [
+            entry
+            for model in self._models.values()
+            for entry in (
+                self._model_entry(model),
+                *(_adapter_entry(name, self._model_entry(model)) for name in model.adapters),
+            )
+        ]
         return {"object": "list", "data": data}
+
+    def _named_entry(self, name: str) -> dict[str, Any]:
+        """The list's entry of one model or adapter.
+
+        Raises:
+            RequestError: 404.
+        """
+        parent = self._parents.get(name)
+        if parent is not None:
+            return _adapter_entry(name, self._model_entry(parent))
+        return self._model_entry(self._find(name))
 
     def _model_entry(self, model: ServedModel) -> dict[str, Any]:
         entry: dict[str, Any] = {
@@ -142,6 +161,13 @@ class OwnRoutes:
                 f"POST /admin/models/<name>/{{{'|'.join(OPERATIONS)}}}.",
                 status=404,
                 code="not_found",
+            )
+        parent = self._parents.get(name)
+        if parent is not None:
+            raise RequestError(
+                f"{name!r} is an adapter of the model {parent.name!r}: {operation} that model.",
+                status=409,
+                code="not_a_model",
             )
         model = self._find(name)
         if self._admin is None:
@@ -236,3 +262,8 @@ class OwnRoutes:
             "Referrer-Policy": "no-referrer",
         }
         return web.Response(text=text, status=status, content_type="text/html", headers=headers)
+
+
+def _adapter_entry(name: str, parent: dict[str, Any]) -> dict[str, Any]:
+    """An adapter in the model list: as its model, whose state it shares."""
+    return parent | {"id": name, "parent": parent["id"]}

@@ -54,7 +54,8 @@ class ModelProxy:
         log: Callable[[str], None],
     ) -> None:
         self._settings = settings
-        self._models = {model.name: model for model in models}
+        self._models = {name: model for model in models for name in (model.name, *model.adapters)}
+        self._only = models[0] if len(models) == 1 else None
         self._routes = routes
         self._client = client
         self._log = log
@@ -128,11 +129,11 @@ class ModelProxy:
             return self._models[target.name]
         name = await body.model() if body.is_present else None
         if name is None:
-            if len(self._models) == 1:
-                return next(iter(self._models.values()))
+            if self._only is not None:
+                return self._only
             raise RequestError(
                 f"The request names no model: set the field 'model', or use /<model>{target.path}. "
-                f"Served: {', '.join(self._models)}.",
+                f"Served: {', '.join(self._routes.names)}.",
                 code="model_required",
                 param="model",
             )

@@ -16,8 +16,10 @@ from common.errors import ConfigurationError, Problem, RequestError
 
 OwnRoute = Literal["page", "health", "ready", "metrics", "models", "model", "admin"]
 
-# Engine routes outside /v1 that clients need and that change nothing in the engine. All others
-# (/slots, /props, /lora-adapters, /models/*, /metrics, /sleep, ...) are the operator's.
+# Engine routes outside /v1 that clients need and that change nothing in the engine. All others are
+# the operator's: llama.cpp's /slots, /props, /lora-adapters, /models/*; vLLM's /sleep, /wake_up,
+# /collective_rpc, /reset_prefix_cache, /server_info, profiling and the like, and its /invocations,
+# which would run any of its routes whatever the path says.
 NATIVE_ROUTES = frozenset(
     {
         "/tokenize",
@@ -28,6 +30,7 @@ NATIVE_ROUTES = frozenset(
         "/embedding",
         "/rerank",
         "/reranking",
+        "/v2/rerank",
         "/score",
         "/classify",
         "/pooling",
@@ -57,7 +60,7 @@ class Own:
 
 @dataclass(frozen=True)
 class ToModel:
-    """The engine of `name` gets `target` (raw path and query)."""
+    """The engine of the model `name` gets `target` (raw path and query)."""
 
     name: str
     target: str
@@ -76,17 +79,22 @@ Target = Own | ToModel | ByModelField
 
 
 class RouteTable:
-    """Resolves request targets for a fixed set of endpoint names.
+    """Resolves request targets for a fixed set of endpoint names and of adapters' names.
+
+    Args:
+        names: The endpoint names.
+        adapters: The names of adapters, each with the endpoint name of its model.
 
     Raises:
         ConfigurationError: A name occurs twice, or is another name plus ``/v1``, so that a path
             would have two meanings.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
-        given = list(names)
+    def __init__(self, names: Iterable[str], adapters: Iterable[tuple[str, str]] = ()) -> None:
+        pairs = [*((name, name) for name in names), *adapters]
+        given = [name for name, _ in pairs]
         self.names = tuple(given)
-        self._known = frozenset(given)
+        self._models = dict(pairs)
         problems = [
             Problem(f"the endpoint name {name!r} is used more than once")
             for name in sorted({n for n in given if given.count(n) > 1})
@@ -131,7 +139,7 @@ class RouteTable:
                 return own
             if is_forwarded(rest_decoded):
                 check_method(method, rest_decoded)
-                return ToModel(name, rest + tail, rest_decoded)
+                return ToModel(self._models[name], rest + tail, rest_decoded)
         if is_forwarded(decoded):
             check_method(method, decoded)
             return ByModelField("/".join(raw_parts) + tail, decoded)
@@ -165,7 +173,7 @@ class RouteTable:
         parts = raw_parts[1:]
         for count in range(min(len(parts), self._longest), 0, -1):
             name = unquote("/".join(parts[:count]))
-            if name in self._known:
+            if name in self._models:
                 yield name, parts[count:]
 
     def _not_found(self, path: str, raw_parts: list[str]) -> RequestError:

@@ -4,7 +4,7 @@
 
 The text that it "generates" is the words ``tok0 tok1 ...``, so that tests know every byte. What it
 saw is at ``GET /stub/stats``; ``/v1/echo`` returns the request's body, ``/v1/inspect`` describes
-the request.
+the request. With ``STUB_API_KEY`` in its environment it asks for that key as vLLM does.
 """
 
 from __future__ import annotations
@@ -35,7 +35,21 @@ ADMIN_ROUTES = (
     "/wake_up",
     "/v1/load_lora_adapter",
     "/v1/unload_lora_adapter",
+    "/is_sleeping",
+    "/collective_rpc",
+    "/reset_prefix_cache",
+    "/reset_mm_cache",
+    "/server_info",
+    "/invocations",
+    "/start_profile",
+    "/stop_profile",
+    "/scale_elastic_ep",
+    "/update_config",
+    "/load",
+    "/version",
 )
+# Where a vLLM with a key asks for it; health and metrics are open there.
+GUARDED_PREFIXES = ("/v1/", "/v2/")
 
 
 @dataclass
@@ -102,6 +116,8 @@ class StubEngine:
         add("POST", "/completion", self.completions)
         add("POST", "/v1/embeddings", self.embeddings)
         add("POST", "/v1/audio/transcriptions", self.transcriptions)
+        for route in ("/v1/score", "/v2/rerank", "/pooling", "/classify"):
+            add("POST", route, self.echo)
         add("POST", "/tokenize", self.tokenize)
         add("POST", "/detokenize", self.detokenize)
         add("POST", "/apply-template", self.apply_template)
@@ -123,6 +139,10 @@ class StubEngine:
             self.stats.connections += 1
         if request.path in ("/health", "/stub/stats", "/metrics"):
             return await handler(request)
+        key = os.environ.get("STUB_API_KEY")
+        if key and request.path.startswith(GUARDED_PREFIXES):
+            if request.headers.get("Authorization") != f"Bearer {key}":
+                return web.json_response({"error": "Unauthorized"}, status=401)
         stats = self.stats
         stats.requests += 1
         stats.paths.append(request.path)
