@@ -26,6 +26,7 @@ from common.errors import (
     ConfigurationError,
     ControlPlaneError,
     ModelAccessError,
+    ModelFormatError,
     ModelNotFoundError,
     ModelUnavailableError,
     Problem,
@@ -134,18 +135,19 @@ def fetch_from_clearml(
         ModelNotFoundError: No such model, or its file is gone from the storage.
         ModelAccessError: The storage refuses the SDK's credentials.
         ModelUnavailableError: The storage cannot be reached, or breaks off.
-        ModelFormatError: The package has no GGUF file.
+        ModelFormatError: The package has no GGUF file; a model of one file, or a package without
+            configuration, where a whole folder is wanted.
         CapacityError: The disk is too small.
     """
     model = find_model(reference.model_id)
     if urlsplit(model.url).scheme in ("", "file"):
-        return _named(find_local(_local_path(model), want=want, text=model.url), model, None)
+        return _named(_find(_local_path(model), want, model), model, None)
     cache = cache_folder()
     state = state_folder(cache)
     lock = lock_path(state, f"{model.server}\n{model.url}")
     with download_lock(lock, model.name, progress, cancel) as tell:
         path = _Download(model, cache, tell, cancel).run()
-        files = _named(find_local(path, want=want, text=model.url), model, state)
+        files = _named(_find(path, want, model), model, state)
         note_use(files, in_use)
     return files
 
@@ -160,6 +162,28 @@ def cache_folder() -> Path:
 def state_folder(cache: Path) -> Path:
     """Return where locks and times of use of that folder are kept; beside it, not in it."""
     return cache.parent.parent / "clearml-deploy"
+
+
+def _find(path: Path, want: str, model: RegisteredModel) -> ModelFiles:
+    """Find the wanted files in what was downloaded: a file, or an unpacked folder."""
+    if want == "gguf":
+        return find_local(path, want=want, text=model.url)
+    name = f"the ClearML model {model.name!r} ({model.model_id})"
+    if path.is_file():
+        raise ModelFormatError(
+            f"{name[0].upper()}{name[1:]} is the single file {model.url.rpartition('/')[2]!r}. The "
+            "engine loads a folder: with config.json, the weights (safetensors) and the tokenizer. "
+            "Register that folder as a package: OutputModel.update_weights_package(weights_path=...)."
+        )
+    if path.is_dir():
+        path = _top(path)
+    return find_local(path, want=want, text=f"of {name}" if path.is_dir() else model.url)
+
+
+def _top(folder: Path) -> Path:
+    """The folder itself, or the only one in it, where an archive was packed with its folder."""
+    inside = [item for item in folder.iterdir() if not item.name.startswith(("__MACOSX", "."))]
+    return _top(inside[0]) if len(inside) == 1 and inside[0].is_dir() else folder
 
 
 def _named(files: ModelFiles, model: RegisteredModel, state: Path | None) -> ModelFiles:

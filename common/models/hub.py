@@ -22,7 +22,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from common.errors import DeployError, ModelNotFoundError, ModelUnavailableError
+from common.errors import (
+    DeployError,
+    ModelFormatError,
+    ModelNotFoundError,
+    ModelUnavailableError,
+)
 from common.models.disk import check_disk_space, disk_full_error, is_disk_full
 from common.models.download_lock import download_lock, lock_path
 from common.models.files import ModelFiles
@@ -30,7 +35,13 @@ from common.models.hub_download import BlobRequest, download_blob
 from common.models.hub_errors import explain, is_transient
 from common.models.progress import Progress, ProgressMeter, check_cancelled
 from common.models.reference import ModelReference
-from common.models.selection import ListedFile, select_gguf, select_repository
+from common.models.selection import (
+    ListedFile,
+    has_weights,
+    select_gguf,
+    select_repository,
+    select_tokenizer,
+)
 from common.models.use import InUse, note_use, use_file
 
 _TRUE = {"1", "ON", "YES", "TRUE"}
@@ -125,7 +136,7 @@ def fetch_from_hub(
         reference: Of kind ``HUB``.
         settings: Endpoint, cache, token.
         want: ``gguf`` for one GGUF model, ``repository`` for all that an engine for safetensors
-            needs.
+            needs, ``tokenizer`` for that without the weights.
         progress: Told bytes and rate.
         cancel: Ends the download; what was received is resumed next time.
         in_use: Takes hold of the files before anybody could prune them.
@@ -133,12 +144,29 @@ def fetch_from_hub(
     Raises:
         ModelNotFoundError: No such repository, revision or file.
         ModelAccessError: Gated or private, with or without token.
-        ModelFormatError: No GGUF file there, or a part is missing.
+        ModelFormatError: No GGUF file there or a part is missing; no configuration; no tokenizer.
         CapacityError: The disk is too small.
         ModelUnavailableError: The Hub does not answer, or broke off again and again.
         FetchCancelledError: `cancel` was set.
     """
     return _HubFetch(reference, settings, want, progress, cancel, in_use).run()
+
+
+def peek_at_hub(
+    reference: ModelReference,
+    settings: HubSettings,
+    names: Sequence[str],
+    *,
+    progress: Progress,
+    cancel: threading.Event | None = None,
+) -> dict[str, Path]:
+    """Bring a few small files of a repository, before all the others; those that it has, by name.
+
+    Raises: as `fetch_from_hub` for a ``repository``, what the repository lacks included.
+    """
+    fetch = _HubFetch(reference, settings, "repository", progress, cancel, None, frozenset(names))
+    folder = fetch.run().first
+    return {name: folder / name for name in names if (folder / name).is_file()}
 
 
 class _HubFetch:
@@ -152,8 +180,10 @@ class _HubFetch:
         progress: Progress,
         cancel: threading.Event | None,
         in_use: InUse | None,
+        only: frozenset[str] | None = None,
     ) -> None:
         self._hub = library()
+        self._only = only
         self._reference = reference
         self._settings = settings
         self._want = want
@@ -189,9 +219,18 @@ class _HubFetch:
         except ModelUnavailableError:
             # The Hub is away: what was fetched before still serves.
             cached = self._list_cached()
-            if cached is None or self._missing(cached, self._choose(cached)):
+            if cached is None or not self._is_whole(cached):
                 raise
             return cached
+
+    def _is_whole(self, cached: _Listing) -> bool:
+        """Whether the cache has all that is wanted; what it never had, its listing cannot tell."""
+        try:
+            chosen = self._choose(cached)
+        except ModelFormatError:
+            return False
+        whole = self._want != "repository" or self._only is not None or has_weights(chosen)
+        return whole and not self._missing(cached, chosen)
 
     def _list_online(self) -> _Listing:
         api = self._hub.HfApi(endpoint=self._settings.endpoint, token=self._token or False)
@@ -224,12 +263,16 @@ class _HubFetch:
         where = self._reference.repo
         if self._reference.revision:
             where += f" at {self._reference.revision}"
+        path = self._reference.path
+        if self._want == "tokenizer":
+            return select_tokenizer(listing.files, path, where)
         if self._want == "repository":
-            chosen = select_repository(listing.files, self._reference.path)
-            if not chosen:
-                raise ModelNotFoundError(f"{where} has no files for {self._reference.text}.")
-            return chosen
-        return select_gguf(listing.files, self._reference.path, where)
+            chosen = select_repository(listing.files, path, where)
+            if self._only is None:
+                return chosen
+            start = f"{path.rstrip('/')}/" if path else ""
+            return tuple(file for file in chosen if file.path.removeprefix(start) in self._only)
+        return select_gguf(listing.files, path, where)
 
     # -- what is missing -------------------------------------------------------------------------
 
@@ -340,9 +383,8 @@ class _HubFetch:
 
     def _result(self, listing: _Listing, chosen: tuple[ListedFile, ...]) -> ModelFiles:
         paths = tuple(self._local_path(listing, file) for file in chosen)
-        first = paths[0]
-        if self._want == "repository":
-            first = self._repo_folder / "snapshots" / listing.commit / self._reference.path
+        folder = self._repo_folder / "snapshots" / listing.commit / self._reference.path
+        first = paths[0] if self._want == "gguf" else folder
         return ModelFiles(
             first=first,
             all=paths,

@@ -6,7 +6,13 @@ from pathlib import Path
 
 from common.errors import ModelFormatError, ModelNotFoundError
 from common.models.files import ModelFiles
-from common.models.selection import ListedFile, select_gguf, sibling_parts
+from common.models.selection import (
+    ListedFile,
+    select_gguf,
+    select_repository,
+    select_tokenizer,
+    sibling_parts,
+)
 
 
 def find_local(path: Path, *, want: str = "gguf", text: str = "") -> ModelFiles:
@@ -15,12 +21,13 @@ def find_local(path: Path, *, want: str = "gguf", text: str = "") -> ModelFiles:
     Args:
         path: A file (any part of a split model), a pattern in its last part, or a folder with one
             model.
-        want: ``gguf`` or ``repository`` (a folder as it is).
+        want: ``gguf``, ``repository`` (a folder with a configuration) or ``tokenizer``.
         text: The path as the user gave it, for the errors.
 
     Raises:
         ModelNotFoundError: Nothing there; names the nearest folder that exists.
-        ModelFormatError: A folder without GGUF, a part is missing, an empty file.
+        ModelFormatError: A folder without GGUF, a part is missing, an empty file; a file where a
+            folder is needed, a folder without configuration or tokenizer.
         ModelError: Several models there.
     """
     text = text or str(path)
@@ -28,12 +35,11 @@ def find_local(path: Path, *, want: str = "gguf", text: str = "") -> ModelFiles:
         if want == "gguf" and any(mark in path.name for mark in "*?[") and path.parent.is_dir():
             return _choose(path.parent, path.name, text)
         raise ModelNotFoundError(
-            f"There is no file {text} on this machine. {_nearest(path)} In a container, the folder "
-            "must be mounted."
+            f"There is no {'file' if want == 'gguf' else 'folder'} {text} on this machine. "
+            f"{_nearest(path, want)} In a container, the folder must be mounted."
         )
-    if want == "repository":
-        files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else []
-        return _result(tuple(files) or (path,), first=path)
+    if want != "gguf":
+        return _result(_folder_files(path, want, text), first=path)
     if path.is_dir():
         return _choose(path, "", text)
     if path.suffix.lower() != ".gguf" and path.stat().st_size == 0:
@@ -48,13 +54,34 @@ def find_local(path: Path, *, want: str = "gguf", text: str = "") -> ModelFiles:
     return _result(parts)
 
 
-def _choose(folder: Path, wanted: str, text: str) -> ModelFiles:
-    listed = [
+def _folder_files(path: Path, want: str, text: str) -> tuple[Path, ...]:
+    if not path.is_dir():
+        raise ModelFormatError(
+            f"{text} is a single file. The engine loads a folder: with config.json, the weights "
+            f"(safetensors) and the tokenizer.{_beside(path)}"
+        )
+    choose = select_tokenizer if want == "tokenizer" else select_repository
+    chosen = choose(_listed(path), "", f"The folder {text}")
+    return tuple(path / file.path for file in chosen)
+
+
+def _beside(path: Path) -> str:
+    """The hint that the file's own folder is such a one."""
+    return f" Give its folder: {path.parent}." if (path.parent / "config.json").exists() else ""
+
+
+def _listed(folder: Path) -> list[ListedFile]:
+    return [
         ListedFile(item.relative_to(folder).as_posix(), item.stat().st_size)
         for item in sorted(folder.rglob("*"))
-        if item.is_file()
+        if item.is_file() and ".git" not in item.relative_to(folder).parts
     ]
-    chosen = select_gguf(listed, wanted, f"the folder {text}" if not wanted else str(folder))
+
+
+def _choose(folder: Path, wanted: str, text: str) -> ModelFiles:
+    chosen = select_gguf(
+        _listed(folder), wanted, f"the folder {text}" if not wanted else str(folder)
+    )
     return _result(tuple(folder / file.path for file in chosen))
 
 
@@ -68,11 +95,14 @@ def _result(paths: tuple[Path, ...], first: Path | None = None) -> ModelFiles:
     )
 
 
-def _nearest(path: Path) -> str:
+def _nearest(path: Path, want: str) -> str:
     parent = path.absolute().parent
     while not parent.exists():
         parent = parent.parent
     if parent != path.absolute().parent:
         return f"Only {parent} of its path exists."
-    others = sorted(item.name for item in parent.glob("*.gguf"))[:10]
-    return f"Its folder has: {', '.join(others)}." if others else "Its folder has no GGUF file."
+    if want == "gguf":
+        others = sorted(item.name for item in parent.glob("*.gguf"))[:10]
+        return f"Its folder has: {', '.join(others)}." if others else "Its folder has no GGUF file."
+    folders = sorted(item.name for item in parent.iterdir() if item.is_dir())[:10]
+    return f"{parent} has the folders: {', '.join(folders)}." if folders else f"{parent} has none."

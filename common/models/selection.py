@@ -15,6 +15,15 @@ _PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffi
 # Files that are GGUF without being a model of their own.
 _COMPANION = re.compile(r"(^|[-_./])(mmproj|imatrix)", re.I)
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx")
+# Weights in formats that no engine for safetensors reads.
+_FOREIGN = (".gguf", ".onnx", ".h5", ".msgpack", ".ot", ".tflite", ".mlmodel", ".onnx_data")
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+# What makes a folder one that such an engine loads: a model's, Mistral's own form, an adapter's.
+CONFIGS = ("config.json", "params.json", "adapter_config.json")
+_TOKENIZERS = (
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "tekken.json"),
+    *("vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "*.tiktoken"),
+)
 _SHOWN = 20
 
 
@@ -97,22 +106,102 @@ def select_gguf(files: Sequence[ListedFile], wanted: str, where: str) -> tuple[L
     )
 
 
-def select_repository(files: Sequence[ListedFile], wanted: str) -> tuple[ListedFile, ...]:
+def select_repository(
+    files: Sequence[ListedFile], wanted: str, where: str
+) -> tuple[ListedFile, ...]:
     """Choose the files of a whole repository that an engine for safetensors needs.
 
     Where a repository has its weights several times, safetensors are taken and the others left.
+
+    Args:
+        files: Everything there is.
+        wanted: A folder in it, or empty for all.
+        where: The repository or folder, for the errors.
+
+    Raises:
+        ModelNotFoundError: There is no such folder.
+        ModelFormatError: It has no configuration; says what it is instead.
     """
-    inside = [file for file in files if not wanted or _under(file.path, wanted)]
+    inside = _inside(files, wanted, where)
+    names = {file.path for file in inside}
+    if not any(_join(wanted, name) in names for name in CONFIGS):
+        raise ModelFormatError(_no_config(inside, wanted, where))
     has_safetensors = any(file.path.endswith(".safetensors") for file in inside)
-    skipped: tuple[str, ...] = (".gguf", ".onnx", ".h5", ".msgpack", ".ot", ".tflite", ".mlmodel")
-    if has_safetensors:
-        skipped += (".bin", ".pt", ".pth", ".ckpt")
+    skipped = _FOREIGN + (_PICKLED if has_safetensors else ())
     return tuple(
         file
         for file in inside
         if not file.path.lower().endswith(skipped)
         and not (has_safetensors and file.path.startswith("original/"))
     )
+
+
+def select_tokenizer(
+    files: Sequence[ListedFile], wanted: str, where: str
+) -> tuple[ListedFile, ...]:
+    """Choose the files of a repository without its weights: configuration, tokenizer, templates, code.
+
+    Raises:
+        ModelNotFoundError: There is no such folder.
+        ModelFormatError: It has no tokenizer.
+    """
+    inside = _inside(files, wanted, where)
+    weights = (*_FOREIGN, *_PICKLED, ".safetensors", ".npz")
+    kept = tuple(file for file in inside if not file.path.lower().endswith(weights))
+    depth = len(_join(wanted, ""))
+    if not any(
+        fnmatch.fnmatchcase(file.path[depth:], pattern) for file in kept for pattern in _TOKENIZERS
+    ):
+        raise ModelFormatError(
+            f"{_place(wanted, where)} has no tokenizer: none of {', '.join(_TOKENIZERS[:4])} is there."
+        )
+    return kept
+
+
+def has_weights(files: Sequence[ListedFile]) -> bool:
+    """Whether weights are among the files that were chosen of a repository."""
+    return any(file.path.lower().endswith((".safetensors", *_PICKLED)) for file in files)
+
+
+def _inside(files: Sequence[ListedFile], wanted: str, where: str) -> list[ListedFile]:
+    inside = [file for file in files if not wanted or _under(file.path, wanted)]
+    if not inside and any(file.path == wanted for file in files):
+        raise ModelFormatError(
+            f"{wanted!r} in {where} is a file. The engine loads a whole folder: name the repository "
+            "or a folder in it."
+        )
+    if not inside:
+        raise ModelNotFoundError(f"{where} has no files{f' in {wanted!r}' if wanted else ''}.")
+    return inside
+
+
+def _no_config(inside: Sequence[ListedFile], wanted: str, where: str) -> str:
+    place = _place(wanted, where)
+    if any(_is_gguf(file.path) for file in inside):
+        return (
+            f"{place} has GGUF files and no config.json: a model for llama.cpp. Take the repository "
+            'that it was converted from, or the app "llama.cpp Model Deployment".'
+        )
+    below = sorted({file.path.rpartition("/")[0] for file in inside if _is_config(file.path)})
+    if below:
+        return (
+            f"{place} has no config.json of its own, but its folder "
+            f"{', '.join(map(repr, below[:_SHOWN]))} has. Name that folder."
+        )
+    shown = ", ".join(file.path for file in inside[:8])
+    return f"{place} has no config.json, which the engine needs. It has: {shown}."
+
+
+def _is_config(path: str) -> bool:
+    return "/" in path and path.rpartition("/")[2] in CONFIGS
+
+
+def _place(wanted: str, where: str) -> str:
+    return f"The folder {wanted!r} of {where}" if wanted else where
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder.rstrip('/')}/{name}" if folder else name
 
 
 def _is_gguf(path: str) -> bool:

@@ -22,7 +22,7 @@ def register(name: str, url: str, upload: dict[str, str], package: bool = False)
     return {"id": model.id}
 
 
-def fetch(reference: str, config_file: str = "") -> dict[str, Any]:
+def fetch(reference: str, config_file: str = "", want: str = "gguf") -> dict[str, Any]:
     """Fetch a model; `config_file` stands in for the environment's ``clearml.conf``."""
     if config_file:
         os.environ["CLEARML_CONFIG_FILE"] = config_file
@@ -35,7 +35,10 @@ def fetch(reference: str, config_file: str = "") -> dict[str, Any]:
     try:
         with InUse() as held:
             files = fetch_model(
-                reference, in_use=held, progress=lambda event: events.append(vars(event))
+                reference,
+                in_use=held,
+                want=want,
+                progress=lambda event: events.append(vars(event)),
             )
     except DeployError as error:
         return {
@@ -52,6 +55,12 @@ def fetch(reference: str, config_file: str = "") -> dict[str, Any]:
         "name": files.name,
         "events": events,
     }
+
+
+def peeked(reference: str) -> list[str]:
+    from common.models.fetch import peek
+
+    return list(peek(reference))
 
 
 def cached() -> list[dict[str, Any]]:
@@ -72,7 +81,7 @@ def prune_all() -> list[str]:
 
 if __name__ == "__main__":
     actions: dict[str, Callable[..., Any]] = {
-        action.__name__: action for action in (register, fetch, cached, prune_all)
+        action.__name__: action for action in (register, fetch, peeked, cached, prune_all)
     }
     seen = actions[sys.argv[1]](**json.loads(sys.argv[2]))
     sys.stdout.write(f"SEEN {json.dumps(seen)}\n")

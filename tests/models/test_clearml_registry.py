@@ -18,6 +18,7 @@ from common.local_server import RunningServer
 from common.models.gguf import read_model
 from tests.fakes.hub_server import HubServer
 from tests.fixtures_clearml import run_sdk_script
+from tests.vllm.tiny_models import make_model
 
 from .gguf_files import write_gguf
 
@@ -115,6 +116,43 @@ def test_package_is_unpacked(act: Act, clearml_server: RunningServer, tmp_path: 
     assert Path(found["first"]).name == "m.gguf"
     assert Path(found["first"]).read_bytes() == source.read_bytes()
     assert act("fetch", reference=model_id)["first"] == found["first"]
+
+
+@pytest.mark.parametrize("inside", ["", "tiny/"])
+def test_package_is_a_repository(
+    act: Act, clearml_server: RunningServer, tmp_path: Path, inside: str
+) -> None:
+    model = make_model(tmp_path / "tiny")
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        for path in model.iterdir():
+            archive.write(path, f"{inside}{path.name}")
+    url = f"{clearml_server.files_url}/models/repository{len(inside)}/p.zip"
+    upload = {url: str(tmp_path / "p.zip")}
+    model_id = act("register", name="Tiny", url=url, upload=upload, package=True)["id"]
+    found = act("fetch", reference=model_id, want="repository")
+    assert {path.name for path in Path(found["first"]).iterdir()} == {
+        path.name for path in model.iterdir()
+    }
+    assert found["name"] == "Tiny"
+    tokenizer = act("fetch", reference=model_id, want="tokenizer")
+    assert tokenizer["first"] == found["first"]
+    assert act("peeked", reference=model_id) == []
+
+
+def test_single_file_is_no_repository(
+    act: Act, clearml_server: RunningServer, tmp_path: Path
+) -> None:
+    source = make_model(tmp_path / "tiny") / "model.safetensors"
+    url = f"{clearml_server.files_url}/models/single/model.safetensors"
+    model_id = act("register", name="Single", url=url, upload={url: str(source)})["id"]
+    found = act("fetch", reference=model_id, want="repository")
+    assert found["error"] == "ModelFormatError"
+    assert (
+        f"The ClearML model 'Single' ({model_id}) is the single file 'model.safeten"
+        in (found["message"])
+    )
+    folder = act("register", name="Folder", url=f"file://{source.parent}", upload={})["id"]
+    assert act("fetch", reference=folder, want="repository")["first"] == str(source.parent)
 
 
 def test_split_model_brings_its_parts_under_their_names(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import threading
 from pathlib import Path
@@ -15,11 +16,12 @@ from common.errors import (
     ModelNotFoundError,
     ModelUnavailableError,
 )
-from common.models.fetch import fetch
+from common.models.fetch import ModelFiles, fetch, peek
 from common.models.gguf import read_model
 from common.models.hub import HubSettings
 from common.models.progress import FetchCancelledError, ProgressEvent
 from tests.fakes.hub_server import HubServer, HugeFile, etag_of
+from tests.vllm.tiny_models import make_model
 
 from .gguf_files import write_gguf
 
@@ -296,13 +298,81 @@ def test_hub_that_is_away_is_named_unless_the_cache_has_it(
         fetch("org/other/m.gguf")
 
 
-def test_repository_brings_the_weights_once(hub: HubServer) -> None:
-    names = ["config.json", "model.safetensors", "tokenizer/a.json", "model.gguf", "x.bin"]
-    commit = hub.add_repo("org/repo", {name: name.encode() for name in names})
+def repository(folder: Path, *more: str) -> dict[str, bytes]:
+    """The files of a real model, and others beside them."""
+    make_model(folder)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    return files | {name: name.encode() for name in more}
+
+
+def names_of(files: ModelFiles) -> list[str]:
+    return sorted(path.relative_to(files.first).as_posix() for path in files.all)
+
+
+def test_repository_brings_the_weights_once(hub: HubServer, tmp_path: Path) -> None:
+    model = repository(tmp_path / "m", "tokenizer/a.json", "model.gguf", "x.bin")
+    commit = hub.add_repo("org/repo", model)
     files = fetch("org/repo", want="repository")
     assert files.first.name == commit
-    found = sorted(path.relative_to(files.first).as_posix() for path in files.all)
-    assert found == sorted(names[:3])
+    assert names_of(files) == sorted(set(model) - {"model.gguf", "x.bin"})
+    assert fetch("org/repo", want="repository") == files
+
+
+def test_repository_in_a_folder_of_another(hub: HubServer, tmp_path: Path) -> None:
+    model = repository(tmp_path / "m")
+    hub.add_repo("org/repo", {f"sub/{name}": data for name, data in model.items()})
+    assert names_of(fetch("org/repo/sub", want="repository")) == sorted(model)
+    assert list(peek("org/repo/sub")) == ["config.json"]
+    with pytest.raises(ModelFormatError, match="its folder 'sub' has"):
+        fetch("org/repo", want="repository")
+
+
+def test_tokenizer_comes_without_the_weights(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo("org/repo", repository(tmp_path / "m", "code.py"))
+    files = fetch("org/repo", want="tokenizer")
+    assert names_of(files) == ["code.py", "config.json", "tokenizer.json", "tokenizer_config.json"]
+    assert hub.gets("model.safetensors") == []
+
+
+def test_peek_brings_only_what_it_names(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo("org/repo", repository(tmp_path / "m"))
+    found = peek("org/repo", names=("config.json", "adapter_config.json"))
+    assert list(found) == ["config.json"]
+    assert json.loads(found["config.json"].read_text())["model_type"] == "llama"
+    assert len(hub.gets("/")) == 1
+    fetch("org/repo", want="repository")
+    assert len(hub.gets("config.json")) == 1 + len(hub.gets("tokenizer_config.json"))
+
+
+def test_peek_refuses_what_no_engine_loads_before_its_weights(hub: HubServer) -> None:
+    hub.add_repo("org/gguf", {"m.gguf": b"x"})
+    with pytest.raises(ModelFormatError, match="a model for llama.cpp"):
+        peek("org/gguf")
+    hub.add_repo("org/gated", {"config.json": b"{}"}, gated=True)
+    with pytest.raises(ModelAccessError, match="org/gated is gated, and there is no token"):
+        peek("org/gated")
+    assert hub.gets("/") == []
+
+
+def test_configuration_alone_in_the_cache_is_no_model_when_the_hub_is_away(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    hub.add_repo("org/repo", repository(tmp_path / "m"))
+    peek("org/repo")
+    hub.stop()
+    assert list(peek("org/repo")) == ["config.json"]
+    with pytest.raises(ModelUnavailableError, match="cannot be reached for org/repo"):
+        fetch("org/repo", want="repository")
+
+
+def test_damaged_repository_names_the_file(hub: HubServer, tmp_path: Path) -> None:
+    model = repository(tmp_path / "m")
+    hub.add_repo("org/short", model | {"model.safetensors": model["model.safetensors"][:-100]})
+    with pytest.raises(ModelFormatError, match="model.safetensors is truncated"):
+        fetch("org/short", want="repository")
+    hub.add_repo("org/json", model | {"config.json": b"{"})
+    with pytest.raises(ModelFormatError, match="config.json of org/json is not JSON"):
+        fetch("org/json", want="repository")
 
 
 def test_files_above_the_http_limit_are_left_to_the_library(

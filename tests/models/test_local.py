@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from common.errors import ModelError, ModelFormatError, ModelNotFoundError
-from common.models.fetch import fetch
+from common.models.fetch import fetch, peek
 from common.models.gguf import read_model
+from tests.vllm.tiny_models import make_adapter, make_model
 
 from .gguf_files import write_gguf
 
@@ -51,3 +52,29 @@ def test_local_empty_file(tmp_path: Path) -> None:
     path.touch()
     with pytest.raises(ModelFormatError, match=r"is empty \(0 bytes\)"):
         read_model(fetch(str(path)).all)
+
+
+def test_local_repository_is_a_folder_with_a_configuration(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "models" / "tiny")
+    files = fetch(str(model), want="repository")
+    assert files.first == model
+    assert {path.name for path in files.all} == {path.name for path in model.iterdir()}
+    assert dict(peek(str(model))) == {"config.json": model / "config.json"}
+    adapter = make_adapter(tmp_path / "adapter")
+    assert fetch(str(adapter), want="repository").first == adapter
+
+
+def test_local_repository_that_is_none(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "tiny")
+    with pytest.raises(ModelFormatError, match=f"is a single file.*Give its folder: {model}"):
+        fetch(str(model / "model.safetensors"), want="repository")
+    with pytest.raises(
+        ModelNotFoundError, match=f"no folder .*tinny.*{tmp_path} has the folders: tiny"
+    ):
+        peek(str(tmp_path / "tinny"))
+    with pytest.raises(ModelFormatError, match="its folder 'tiny' has. Name that folder"):
+        peek(str(tmp_path))
+    (model / "config.json").unlink()
+    with pytest.raises(ModelFormatError, match="has no config.json, which the engine needs"):
+        fetch(str(model), want="repository")
+    assert fetch(str(model), want="tokenizer").first == model

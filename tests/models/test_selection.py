@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 
 from common.errors import ModelError, ModelFormatError, ModelNotFoundError
-from common.models.selection import ListedFile, select_gguf, select_repository, sibling_parts
+from common.models.selection import (
+    ListedFile,
+    select_gguf,
+    select_repository,
+    select_tokenizer,
+    sibling_parts,
+)
 
 FILES = [
     ListedFile(path, 10**9)
@@ -84,9 +90,54 @@ def test_sibling_parts() -> None:
         sibling_parts("a-00004-of-00003.gguf")
 
 
+def listed(*names: str) -> list[ListedFile]:
+    return [ListedFile(name) for name in names]
+
+
 def test_select_repository_takes_the_weights_once() -> None:
-    names = ["config.json", "model.safetensors", "pytorch_model.bin", "a.gguf", "original/x.pth"]
-    files = [ListedFile(name) for name in names]
-    assert [file.path for file in select_repository(files, "")] == names[:2]
-    only_bin = [ListedFile("config.json"), ListedFile("pytorch_model.bin")]
-    assert select_repository(only_bin, "") == tuple(only_bin)
+    names = [
+        "config.json",
+        "model.safetensors",
+        "pytorch_model.bin",
+        "model.gguf",
+        "original/a.pth",
+    ]
+    files = listed(*names)
+    assert [file.path for file in select_repository(files, "", "org/repo")] == names[:2]
+    only_bin = listed("config.json", "pytorch_model.bin")
+    assert select_repository(only_bin, "", "org/repo") == tuple(only_bin)
+
+
+def test_select_repository_takes_one_folder() -> None:
+    files = listed("config.json", "a/config.json", "a/model.safetensors", "ab/config.json")
+    assert [file.path for file in select_repository(files, "a", "r")] == [
+        "a/config.json",
+        "a/model.safetensors",
+    ]
+    with pytest.raises(ModelNotFoundError, match="r has no files in 'c'"):
+        select_repository(files, "c", "r")
+    with pytest.raises(ModelFormatError, match="'a/config.json' in r is a file"):
+        select_repository(files, "a/config.json", "r")
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("m.gguf", "README.md"), "a model for llama.cpp"),
+        (("a/config.json", "b/config.json"), "its folder 'a', 'b' has"),
+        (("model.safetensors",), r"has no config.json.*It has: model\.safetensors"),
+    ],
+)
+def test_select_repository_says_what_is_there_instead(names: tuple[str, ...], words: str) -> None:
+    with pytest.raises(ModelFormatError, match=words):
+        select_repository(listed(*names), "", "org/repo")
+
+
+def test_select_tokenizer_leaves_the_weights() -> None:
+    names = ["config.json", "tokenizer.json", "chat_template.jinja", "code.py", "sub/x.json"]
+    weights = ["model.safetensors", "a.bin", "m.gguf", "original/x.pth"]
+    chosen = select_tokenizer(listed(*names, *weights), "", "org/repo")
+    assert [file.path for file in chosen] == names
+    assert select_tokenizer(listed("t/a.tiktoken"), "t", "r")
+    with pytest.raises(ModelFormatError, match="org/repo has no tokenizer"):
+        select_tokenizer(listed("config.json", "sub/tokenizer.json"), "", "org/repo")
