@@ -10,14 +10,24 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from common.errors import Problem
+from common.options.structured import Structure, read_structure
 
 OptionType = Literal["string", "integer", "float", "boolean"]
 
@@ -41,6 +51,9 @@ def option(
     placeholder: str = "",
     form_default: str | None = None,
     named: str | None = None,
+    choices: Sequence[str] = (),
+    spellings: Mapping[str, str] | None = None,
+    structure: Structure | None = None,
     gt: float | None = None,
     ge: float | None = None,
     le: float | None = None,
@@ -60,6 +73,10 @@ def option(
         placeholder: Example shown in an empty form field.
         form_default: What the form is prefilled with, when the engine's default is not left alone.
         named: The title that the parameter's name comes from, where the two differ for good.
+        choices: What the form offers where the engine may know more, or by other words; other values are
+            left to the field's type.
+        spellings: Other ways to write a value, each with the value that it means, in any case.
+        structure: What the text holds when it is more than a word.
         gt: Exclusive lower bound.
         ge: Lower bound.
         le: Upper bound.
@@ -81,6 +98,9 @@ def option(
             "placeholder": placeholder,
             "form_default": form_default,
             "named": named or title,
+            "choices": [*choices],
+            "spellings": {**(spellings or {})},
+            "structure": structure,
         },
     )
 
@@ -120,10 +140,21 @@ class OptionGroup(BaseModel):
             info = cls.model_fields.get(name)
             if info is not None and isinstance(value, str):
                 value = value.strip()
-                choices = choices_of(info.annotation)
-                value = {choice.lower(): choice for choice in choices}.get(value.lower(), value)
+                value = _spellings(info).get(value.lower(), value)
             result[name] = value
         return result
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_structures(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = extras(cls.model_fields[info.field_name or ""]).get("structure")
+        if kind is None:
+            return value
+        try:
+            return read_structure(kind, value) or None
+        except ValueError as error:
+            reason = {"reason": str(error)}
+            raise PydanticCustomError("structure", "{reason}", reason) from error
 
     def problems(self) -> list[Problem]:
         """What is wrong across this group's own fields; `Problem.path` holds the bare field name."""
@@ -158,6 +189,7 @@ class Option:
     multiline: bool = False
     placeholder: str = ""
     form_default: str | None = None
+    structure: Structure | None = None
     minimum: float | None = None
     exclusive_minimum: float | None = None
     maximum: float | None = None
@@ -183,6 +215,16 @@ def choices_of(annotation: Any) -> tuple[str, ...]:
     return ()
 
 
+def _spellings(info: FieldInfo) -> dict[str, str]:
+    """Every accepted way to write a choice, in lower case, with the choice that it means."""
+    extra = extras(info)
+    choices = (*extra.get("choices", ()), *choices_of(info.annotation))
+    others = extra.get("spellings", {})
+    return {word.lower(): word for word in choices} | {
+        word.lower(): meant for word, meant in others.items()
+    }
+
+
 def group_of(cls: type[OptionGroup], info: FieldInfo) -> str:
     """The section that a field's hyperparameter lives in."""
     return extras(info).get("group") or cls.section
@@ -206,7 +248,7 @@ def describe_options(cls: type[OptionGroup], *, per_model: bool = False) -> Iter
             group=group,
             type=_type_of(info.annotation),
             default=info.default,
-            choices=choices_of(info.annotation),
+            choices=tuple(extra["choices"]) or choices_of(info.annotation),
             required=extra["required"],
             secret=extra["secret"],
             help=info.description or "",
@@ -216,6 +258,7 @@ def describe_options(cls: type[OptionGroup], *, per_model: bool = False) -> Iter
             multiline=extra["multiline"],
             placeholder=extra["placeholder"],
             form_default=extra["form_default"],
+            structure=extra["structure"],
             minimum=bounds.get("ge"),
             exclusive_minimum=bounds.get("gt"),
             maximum=bounds.get("le"),

@@ -37,6 +37,15 @@ class Loaded(Generic[SettingsT]):
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _ReadModel:
+    """One model: without the values that are wrong by themselves, which are reported already."""
+
+    where: str
+    model: ModelOptions
+    is_valid: bool
+
+
 @dataclass
 class _Reading:
     """Problems and warnings collected while one configuration is read."""
@@ -51,7 +60,12 @@ class _Reading:
 
     def add(self, path: str, message: str, value: Any = None, *, shown: str | None = None) -> None:
         declared = self.option(path)
-        hidden = declared is not None and (declared.secret or declared.name == "cli")
+        # Free text for the engine may hold a key as well.
+        hidden = declared is not None and (
+            declared.secret
+            or declared.name == "cli"
+            or declared.structure in ("object", "overrides")
+        )
         self.problems.append(
             Problem(
                 message,
@@ -84,23 +98,17 @@ def load_settings(
     _check_names(reading, given)
     groups = {name: _load_group(reading, group, given) for name, group in cls.group_types().items()}
     if check is not None:
-        valid = {
-            name: group if group is not None else cls.group_types()[name]()
-            for name, group in groups.items()
-        }
-        partial = cls.of_parts((), valid)
+        partial = cls.of_parts((), groups)
         reading.check = lambda where, model: check(where, model, partial)
     models = _load_models(reading, cls, given)
     reading.problems += cls.cross_problems(
-        [(where, model) for where, model in models if model and model.reference]
+        [(item.where, item.model) for item in models if item.is_valid and item.model.reference]
     )
+    for problem in cls.of_parts([item.model for item in models], groups).group_problems():
+        reading.add(problem.path, problem.message, problem.value)
     if reading.problems:
         raise ConfigurationError(reading.problems)
-    # Without problems every part is there.
-    settings = cls.of_parts(
-        [model for _, model in models if model],
-        {name: group for name, group in groups.items() if group},
-    )
+    settings = cls.of_parts([item.model for item in models], groups)
     return Loaded(settings, tuple(reading.warnings))
 
 
@@ -118,7 +126,7 @@ def flatten_config(document: Any) -> dict[str, Any]:
     for key, value in document.items():
         if key == "models":
             parameters[MODELS_PATH] = value
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and "/" not in key:
             parameters.update({f"{key}/{name}": item for name, item in value.items()})
         else:
             parameters[key] = value
@@ -161,41 +169,44 @@ def _check_names(reading: _Reading, given: Mapping[str, Any]) -> None:
 
 def _load_group(
     reading: _Reading, group: type[OptionGroup], given: Mapping[str, Any]
-) -> OptionGroup | None:
+) -> OptionGroup:
     prefix = f"{group.section}/"
     raw = {
         path.removeprefix(prefix): value
         for path, value in given.items()
         if path.startswith(prefix) and path.removeprefix(prefix) in group.model_fields
     }
-    return _validate(reading, group, raw, lambda name: f"{prefix}{name}", None)
+    return _validate(reading, group, raw, lambda name: f"{prefix}{name}", None)[0]
 
 
 def _load_models(
     reading: _Reading, cls: type[AppSettings[Any, Any]], given: Mapping[str, Any]
-) -> list[tuple[str, ModelOptions | None]]:
+) -> list[_ReadModel]:
     model_type: type[ModelOptions] = cls.model_type()
     flat = _flat_model(reading, given)
     entries = _models_list(reading, given.get(MODELS_PATH))
     if entries is None:  # the list itself is broken; that problem is reported already
         return []
+    if cls.max_models is not None and len(entries) > cls.max_models:
+        reading.problems.append(Problem(cls.too_many_models(), path=MODELS_PATH))
     if entries:
         if flat:
             names = ", ".join(sorted(_own_path(reading, name) for name in flat))
             reading.warnings.append(f"{MODELS_PATH} is set: these are ignored: {names}")
         return [
-            (where, _load_listed_model(reading, model_type, entry, where))
-            for where, entry in ((f"{MODELS_PATH}[{i}]", entry) for i, entry in enumerate(entries))
+            _load_listed_model(reading, model_type, entry, f"{MODELS_PATH}[{index}]")
+            for index, entry in enumerate(entries)
         ]
     if "model" not in flat:
+        declared = reading.option("Model/model")
+        example = declared.placeholder if declared else ""
         reading.add(
             "Model/model",
-            "is required: a ClearML model ID, a Hugging Face file such as "
-            "provider/repo/path/to/model.gguf, or a local path",
+            f"is required: a ClearML model ID, a Hugging Face reference such as {example}, or a "
+            "local path",
         )
-    where = "Model"
     path_of = lambda name: _own_path(reading, name)  # noqa: E731
-    return [(where, _validate(reading, model_type, flat, path_of, None))]
+    return [_ReadModel("Model", *_validate(reading, model_type, flat, path_of, None))]
 
 
 def _flat_model(reading: _Reading, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,10 +248,10 @@ def _models_list(reading: _Reading, value: Any) -> list[Any] | None:
 
 def _load_listed_model(
     reading: _Reading, model_type: type[ModelOptions], entry: Any, where: str
-) -> ModelOptions | None:
+) -> _ReadModel:
     if not isinstance(entry, dict):
         reading.problems.append(Problem("must be an object", path=where, value=entry))
-        return None
+        return _ReadModel(where, model_type(), is_valid=False)
     known = model_type.model_fields
     for name in entry:
         if name not in known:
@@ -250,7 +261,7 @@ def _load_listed_model(
     if "model" not in raw:
         reading.add("Model/model", "is required", shown=f"{where}.model")
     path_of = lambda name: _own_path(reading, name)  # noqa: E731
-    return _validate(reading, model_type, raw, path_of, where)
+    return _ReadModel(where, *_validate(reading, model_type, raw, path_of, where))
 
 
 GroupT = TypeVar("GroupT", bound=OptionGroup)
@@ -262,35 +273,33 @@ def _validate(
     raw: Mapping[str, Any],
     path_of: Any,
     where: str | None,
-) -> GroupT | None:
-    """Validate one group; its problems are reported under the paths the user knows."""
+) -> tuple[GroupT, bool]:
+    """Validate one group; its problems are reported under the paths the user knows.
+
+    Returns:
+        The group without the values that are wrong by themselves, and whether it has no problem.
+    """
 
     def shown(name: str) -> str | None:
         return f"{where}.{name}" if where else None
 
     before = len(reading.problems)
-    instance: GroupT | None = None
+    remaining = dict(raw)
     try:
-        instance = group.model_validate(dict(raw))
+        checked = group.model_validate(remaining)
     except ValidationError as error:
         for details in error.errors(include_url=False):
-            name = str(details["loc"][0]) if details["loc"] else ""
+            name = str(details["loc"][0])
             reading.add(path_of(name), _wording(details), raw.get(name), shown=shown(name))
+            remaining.pop(name, None)
         # The fields that are right still take part in the checks between fields.
-        bad = {str(details["loc"][0]) for details in error.errors() if details["loc"]}
-        remaining = {name: value for name, value in raw.items() if name not in bad}
-        try:
-            checked = group.model_validate(remaining)
-        except ValidationError:
-            return None
-    else:
-        checked = instance
+        checked = group.model_validate(remaining)
     further = reading.check(where or "Model", checked) if isinstance(checked, ModelOptions) else []
     for problem in [*checked.problems(), *further]:
         reading.add(
             path_of(problem.path), problem.message, problem.value, shown=shown(problem.path)
         )
-    return instance if len(reading.problems) == before else None
+    return checked, len(reading.problems) == before
 
 
 def _wording(details: ErrorDetails) -> str:

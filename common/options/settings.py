@@ -11,7 +11,13 @@ from typing_extensions import Self
 
 from common.errors import Problem
 from common.options.declaration import Option, OptionGroup, describe_options
-from common.options.shared import GeneralOptions, IdleOptions, InstanceOptions
+from common.options.shared import (
+    GeneralOptions,
+    IdleLimit,
+    IdleOptions,
+    InstanceOptions,
+    MemorySettings,
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,13 @@ class AppSettings(BaseModel, Generic[ModelT, GeneralT]):
 
     models: tuple[ModelT, ...]
     general: GeneralT
-    idle: IdleOptions = IdleOptions()
+    idle: IdleLimit = IdleOptions()
+
+    entry_type: ClassVar[type[OptionGroup]] = InstanceOptions
+    # The most models that one instance of the app serves; None: as many as fit.
+    max_models: ClassVar[int | None] = None
+    # Groups named here come first, in this order: inheritance would put a subclass's own last.
+    group_order: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def model_type(cls) -> type[ModelT]:
@@ -74,11 +86,13 @@ class AppSettings(BaseModel, Generic[ModelT, GeneralT]):
 
     @classmethod
     def group_types(cls) -> dict[str, type[OptionGroup]]:
-        """The classes of the groups that are not per model, by field name."""
+        """The classes of the groups that are not per model, by field name, in the order of the form."""
+        names = dict.fromkeys((*cls.group_order, *cls.model_fields))
         return {
-            name: info.annotation
-            for name, info in cls.model_fields.items()
-            if isinstance(info.annotation, type) and issubclass(info.annotation, OptionGroup)
+            name: declared
+            for name in names
+            if isinstance(declared := cls.model_fields[name].annotation, type)
+            and issubclass(declared, OptionGroup)
         }
 
     @classmethod
@@ -95,10 +109,39 @@ class AppSettings(BaseModel, Generic[ModelT, GeneralT]):
             entry: Also the instance's entry fields, which are no hyperparameters (empty `path`).
         """
         if entry:
-            yield from describe_options(InstanceOptions)
+            yield from describe_options(cls.entry_type)
         yield from describe_options(cls.model_type(), per_model=True)
         for group in cls.group_types().values():
             yield from describe_options(group)
+
+    @property
+    def shows_api_key(self) -> bool:
+        """Whether the dashboard shows the clients' key, also one that the user chose."""
+        return False
+
+    @property
+    def groups(self) -> tuple[OptionGroup, ...]:
+        """The groups that are not per model, in the order of the form."""
+        return tuple(getattr(self, name) for name in self.group_types())
+
+    def given_shared(self) -> Iterator[tuple[Option, Any]]:
+        """The shared options that were set, with their values, secrets unwrapped."""
+        for group in self.groups:
+            given = group.given()
+            yield from (
+                (o, given[o.name]) for o in describe_options(type(group)) if o.name in given
+            )
+
+    @property
+    def memory(self) -> MemorySettings:
+        """How the models share the worker's memory; the fields are in different groups of the forms."""
+        given = {option.name: value for option, value in self.given_shared()}
+        return MemorySettings(
+            cpu_offloading=bool(given.get("enable_automatic_cpu_offloading")),
+            disk_swapping=bool(given.get("enable_disk_swapping")),
+            max_cuda_gib=given.get("max_cuda_memory_gib"),
+            manager_threshold_kb=given.get("cuda_memory_manager_minimum_threshold"),
+        )
 
     def is_embedding(self, model: ModelOptions) -> bool:
         """Whether this model serves embeddings instead of text."""
@@ -107,4 +150,17 @@ class AppSettings(BaseModel, Generic[ModelT, GeneralT]):
     @classmethod
     def cross_problems(cls, models: Sequence[tuple[str, ModelT]]) -> list[Problem]:
         """What is wrong between models; each comes with its path, such as ``Models/models[0]``."""
+        return []
+
+    @classmethod
+    def too_many_models(cls) -> str:
+        """What to say when there are more models than `max_models`."""
+        return f"has more models than this app serves ({cls.max_models})"
+
+    def group_problems(self) -> list[Problem]:
+        """What is wrong between groups, and between them and the models.
+
+        Asked of settings of which every value that is wrong by itself was left out. A problem's
+        `path` is a full one, such as ``LoRA/max_cpu_loras``; its title comes from the declaration.
+        """
         return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from pydantic import SecretStr
@@ -10,6 +11,11 @@ from common.errors import Problem
 from common.options.declaration import OptionGroup, option
 
 AuthMode = Literal["api_key", "clearml", "gateway", "none"]
+
+HUGGING_FACE_TOKEN_HELP = (
+    "Token for gated or private Hugging Face models. Whoever may read the task can read it: "
+    "prefer the variable HF_TOKEN in the worker's environment."
+)
 
 
 class InstanceOptions(OptionGroup):
@@ -46,8 +52,7 @@ class GeneralOptions(OptionGroup):
     hugging_face_token: SecretStr | None = option(
         "Hugging Face Token",
         secret=True,
-        help="Token for gated or private Hugging Face models. Whoever may read the task can read it: "
-        "prefer the variable HF_TOKEN in the worker's environment.",
+        help=HUGGING_FACE_TOKEN_HELP,
     )
     auth: AuthMode | None = option(
         "Auth",
@@ -93,6 +98,11 @@ class GeneralOptions(OptionGroup):
             found.append(Problem(message, path="public_url", value=self.public_url))
         return found
 
+    @property
+    def client_key(self) -> str | None:
+        """The key that the user chose for clients, under whichever name the form has for it."""
+        return self.api_key.get_secret_value() if self.api_key else None
+
     def ports(self) -> range:
         """Ports to try in order.
 
@@ -110,10 +120,25 @@ class GeneralOptions(OptionGroup):
         return range(low, high + 1)
 
 
-class MemoryOptions(OptionGroup):
-    """How several models share the memory of a worker."""
+@dataclass(frozen=True)
+class MemorySettings:
+    """How the models share the worker's memory, whichever groups of the form say it.
 
-    section: ClassVar[str] = "General"
+    Attributes:
+        cpu_offloading: Idle models may be moved to CPU RAM.
+        disk_swapping: Idle models may be stopped and loaded again from disk.
+        max_cuda_gib: CUDA memory in GiB that the instance may use; None = what there is.
+        manager_threshold_kb: Largest allocation in KB that is never moved; None = the default.
+    """
+
+    cpu_offloading: bool = False
+    disk_swapping: bool = False
+    max_cuda_gib: float | None = None
+    manager_threshold_kb: int | None = None
+
+
+class OffloadOptions(OptionGroup):
+    """Whether several models take turns on the GPUs."""
 
     enable_automatic_cpu_offloading: bool | None = option(
         "Enable Automatic CPU Offloading",
@@ -125,6 +150,23 @@ class MemoryOptions(OptionGroup):
         help="Several models share the GPUs: idle ones are stopped and loaded again from disk. Not "
         "together with Enable Automatic CPU Offloading.",
     )
+
+    def problems(self) -> list[Problem]:
+        """The two ways to offload exclude each other."""
+        found = super().problems()
+        if self.enable_automatic_cpu_offloading and self.enable_disk_swapping:
+            message = (
+                'cannot be on together with "Enable Automatic CPU Offloading" '
+                f"({self.section}/enable_automatic_cpu_offloading): switch this one off to keep idle "
+                "models in CPU RAM, or the other one to keep them on disk"
+            )
+            found.append(Problem(message, path="enable_disk_swapping", value=True))
+        return found
+
+
+class CudaMemoryOptions(OptionGroup):
+    """How much CUDA memory there is to share."""
+
     max_cuda_memory_gib: float | None = option(
         "Max CUDA Memory (GiB)",
         gt=0,
@@ -138,21 +180,15 @@ class MemoryOptions(OptionGroup):
         "several.",
     )
 
-    def problems(self) -> list[Problem]:
-        """The two ways to offload exclude each other."""
-        found = super().problems()
-        if self.enable_automatic_cpu_offloading and self.enable_disk_swapping:
-            message = (
-                'cannot be on together with "Enable Automatic CPU Offloading" '
-                "(General/enable_automatic_cpu_offloading): switch this one off to keep idle models in "
-                "CPU RAM, or the other one to keep them on disk"
-            )
-            found.append(Problem(message, path="enable_disk_swapping", value=True))
-        return found
+
+class MemoryOptions(CudaMemoryOptions, OffloadOptions):
+    """How several models share the memory of a worker, in one group."""
+
+    section: ClassVar[str] = "General"
 
 
-class IdleOptions(OptionGroup):
-    """When the instance counts as idle, and what it does then."""
+class IdleLimit(OptionGroup):
+    """When the instance counts as idle."""
 
     section: ClassVar[str] = "Idle"
 
@@ -161,6 +197,16 @@ class IdleOptions(OptionGroup):
         ge=0,
         help="After so many hours without a request the instance shuts down. Empty or 0: never.",
     )
+
+    @property
+    def report_interval_s(self) -> float:
+        """How often the last activity is reported, in seconds."""
+        return 600.0
+
+
+class IdleOptions(IdleLimit):
+    """When the instance counts as idle, and how often it says that it was used."""
+
     last_action_report_interval_seconds: float = option(
         "Last Action Report Interval (Seconds)",
         default=600.0,
@@ -168,3 +214,8 @@ class IdleOptions(OptionGroup):
         help="How often the last activity is reported, so that an instance whose machine metrics are low "
         "is not taken for idle.",
     )
+
+    @property
+    def report_interval_s(self) -> float:
+        """How often the last activity is reported, in seconds."""
+        return self.last_action_report_interval_seconds

@@ -44,7 +44,7 @@ class Reporting:
         self._last = instance.recorder.snapshot()
         self._counted: dict[str, int] = {}
         self._next_scalars = 0.0
-        self._last_action_every_s = settings.idle.last_action_report_interval_seconds
+        self._last_action_every_s = settings.idle.report_interval_s
         self._next_last_action = 0.0
 
     async def tick(self) -> None:

@@ -1,0 +1,373 @@
+"""The groups "General" and "Advanced" of the vLLM form: shared by the instance's models."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from packaging.version import InvalidVersion, Version
+from pydantic import SecretStr, field_validator
+from pydantic_core import PydanticCustomError
+
+from common.errors import Problem
+from common.options.declaration import option
+from common.options.shared import (
+    HUGGING_FACE_TOKEN_HELP,
+    CudaMemoryOptions,
+    GeneralOptions,
+    OffloadOptions,
+)
+
+OLDEST = Version("0.6.6")
+"""The oldest vLLM that the apps can run."""
+
+GUIDED_BACKENDS = ("outlines", "lm-format-enforcer", "xgrammar", "guidance", "auto")
+_GUIDED_HELP = (
+    "Which library keeps structured output (JSON, choices, grammars) to its form. Empty: the "
+    "engine's choice."
+)
+LOAD_FORMATS = ("auto", "pt", "safetensors", "npcache", "dummy")
+LOAD_FORMAT_HELP = (
+    "Format of the weights: auto (safetensors, else PyTorch), pt, safetensors, npcache (PyTorch "
+    "with a numpy cache beside it), dummy (random values, to measure with). Newer versions know more."
+)
+
+
+class EngineVersionOptions(GeneralOptions):
+    """Which vLLM runs, and the token, as both forms ask for them."""
+
+    hugging_face_token: SecretStr | None = option(
+        "HuggingFace Token", named="Hugging Face Token", secret=True, help=HUGGING_FACE_TOKEN_HELP
+    )
+    vllm_version: str | None = option(
+        "vLLM Version",
+        help="vLLM version to install beside the others and to run, 0.6.6 or later; a version that ends in "
+        "+cpu is the build for machines without a GPU. Empty: the one that is installed.",
+        placeholder="0.7.2",
+    )
+
+    @field_validator("vllm_version")
+    @classmethod
+    def _check_version(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            version = Version(value)
+        except InvalidVersion as error:
+            text = "must be a version such as 0.7.2 or 0.7.2+cpu"
+            raise PydanticCustomError("version", text) from error
+        if version.local not in (None, "cpu"):
+            raise PydanticCustomError("version", "of the builds, only +cpu can be asked for")
+        if version < OLDEST:
+            text = "is too old: this app runs vLLM {oldest} and later"
+            raise PydanticCustomError("version", text, {"oldest": str(OLDEST)})
+        return str(version)
+
+    @property
+    def wanted_version(self) -> Version | None:
+        """The version to run, without its build; None: the one that is installed."""
+        return Version(Version(self.vllm_version).public) if self.vllm_version else None
+
+    @property
+    def wants_cpu_build(self) -> bool:
+        """Whether the build for machines without a GPU is asked for."""
+        return bool(self.vllm_version and Version(self.vllm_version).local == "cpu")
+
+
+class VllmGeneral(EngineVersionOptions, CudaMemoryOptions):
+    """The group "General" of the vLLM app."""
+
+    section: ClassVar[str] = "General"
+    form_order: ClassVar[tuple[str, ...]] = (
+        "enable_debug_mode",
+        "use_v1_engine",
+        "trust_remote_code",
+        "disable_log_requests",
+        "disable_async_output_processing",
+        "hugging_face_token",
+        "max_cuda_memory_gib",
+        "cuda_memory_manager_minimum_threshold",
+        "max_log_length",
+        "device",
+        "guided_decoding_backend",
+        "distributed_executor_backend",
+        "config_overrides",
+        "uvicorn_log_level",
+        "vllm_log_level",
+        "load_format",
+        "vllm_version",
+    )
+
+    enable_debug_mode: bool | None = option(
+        "Enable Debug Mode", help="Run the deployment in debug mode: more on the console."
+    )
+    use_v1_engine: bool | None = option(
+        "Use V1 Engine",
+        flag="VLLM_USE_V1",
+        help="Use vLLM's V1 engine, or, set to false, its first one. Newer versions have V1 alone.",
+    )
+    trust_remote_code: bool | None = option(
+        "Trust Remote Code",
+        flag="--trust-remote-code",
+        help="Run the Python code that comes with the models' repositories. A model's own switch wins.",
+    )
+    disable_log_requests: bool | None = option(
+        "Disable log requests",
+        flag="--disable-log-requests",
+        help="Leave the requests out of the engine's log. Newer versions do so unless told otherwise.",
+    )
+    disable_async_output_processing: bool | None = option(
+        "Disable Async Output Processing",
+        flag="--disable-async-output-proc",
+        help="Process the output between the engine's steps instead of beside them; may be slower. Older "
+        "versions only.",
+    )
+    max_log_length: int | None = option(
+        "Max Log Length",
+        flag="--max-log-len",
+        ge=0,
+        help="Characters or token IDs of a prompt that are logged. Empty: all.",
+    )
+    device: Literal["auto", "cuda", "neuron", "cpu", "openvino", "tpu", "xpu", "hpu"] | None = (
+        option(
+            "Device",
+            flag="--device",
+            help="Kind of device. cpu asks for the build for machines without a GPU; newer versions detect the "
+            "rest by themselves.",
+        )
+    )
+    guided_decoding_backend: str | None = option(
+        "Guided Decoding Backend",
+        flag="--guided-decoding-backend",
+        choices=GUIDED_BACKENDS,
+        help=_GUIDED_HELP,
+    )
+    distributed_executor_backend: str | None = option(
+        "Distributed Executor Backend",
+        flag="--distributed-executor-backend",
+        choices=("mp", "ray"),
+        help="What runs the parts of a model on several GPUs: mp (processes of this machine) or ray (also "
+        "several machines).",
+    )
+    config_overrides: str | None = option(
+        "Config Overrides",
+        flag="--hf-overrides",
+        structure="object",
+        multiline=True,
+        help="Values that replace those of the models' config.json, a JSON object. Goes together with HF "
+        "Overrides.",
+    )
+    uvicorn_log_level: Literal["debug", "info", "warning", "error", "critical", "trace"] | None = (
+        option(
+            "Uvicorn Log Level",
+            flag="--uvicorn-log-level",
+            help="How much the engine's HTTP server logs.",
+        )
+    )
+    vllm_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] | None = option(
+        "vLLM Log Level", flag="VLLM_LOGGING_LEVEL", help="How much the engine logs."
+    )
+    load_format: str | None = option(
+        "Load Format", flag="--load-format", choices=LOAD_FORMATS, help=LOAD_FORMAT_HELP
+    )
+
+    @property
+    def wants_cpu_build(self) -> bool:
+        """Whether the build for machines without a GPU is asked for, by Device or vLLM Version."""
+        return self.device == "cpu" or super().wants_cpu_build
+
+    def problems(self) -> list[Problem]:
+        """Also a device that the wanted build does not have."""
+        found = super().problems()
+        if super().wants_cpu_build and self.device not in (None, "auto", "cpu"):
+            message = (
+                f'"vLLM Version" (General/vllm_version) is {self.vllm_version}, a build for the CPU'
+            )
+            found.append(Problem(message, path="device", value=self.device))
+        return found
+
+
+class AdvancedOptions(OffloadOptions):
+    """The group "Advanced" of the vLLM app."""
+
+    section: ClassVar[str] = "Advanced"
+    form_order: ClassVar[tuple[str, ...]] = (
+        "skip_tokenizer_init",
+        "disable_custom_all_reduce",
+        "enable_chunk_prefill",
+        "disable_logprobs_during_spec_decoding",
+        "enable_prompt_adapter",
+        "enable_prompt_tokens_details",
+        "ray_workers_use_nsight",
+        "enable_automatic_cpu_offloading",
+        "enable_disk_swapping",
+    )
+
+    skip_tokenizer_init: bool | None = option(
+        "Skip Tokenizer Init",
+        flag="--skip-tokenizer-init",
+        help="Start without a tokenizer: requests and answers are then token IDs.",
+    )
+    disable_custom_all_reduce: bool | None = option(
+        "Disable Custom All Reduce",
+        flag="--disable-custom-all-reduce",
+        help="Use NCCL instead of vLLM's own all-reduce between GPUs.",
+    )
+    enable_chunk_prefill: bool | None = option(
+        "Enable Chunk Prefill",
+        flag="--enable-chunked-prefill",
+        help="Process long prompts in parts, beside the generation of other requests.",
+    )
+    disable_logprobs_during_spec_decoding: bool | None = option(
+        "Disable Logprobs During Spec Decoding",
+        flag="--disable-logprobs-during-spec-decoding",
+        help="Return no log probabilities while tokens are speculated. Older versions only.",
+    )
+    enable_prompt_adapter: bool | None = option(
+        "Enable Prompt Adapter",
+        flag="--enable-prompt-adapter",
+        help="Serve prompt adapters. Older versions only.",
+    )
+    enable_prompt_tokens_details: bool | None = option(
+        "Enable Prompt Tokens Details",
+        flag="--enable-prompt-tokens-details",
+        help="Say in an answer's usage how many prompt tokens came from the cache.",
+    )
+    ray_workers_use_nsight: bool | None = option(
+        "Ray Workers Use Nsight",
+        flag="--ray-workers-use-nsight",
+        help="Profile Ray's workers with NVIDIA Nsight.",
+    )
+    model_loader_extra_config: str | None = option(
+        "Model Loader Extra Config",
+        flag="--model-loader-extra-config",
+        structure="object",
+        multiline=True,
+        help="Settings of the loader that Load Format chose, a JSON object.",
+    )
+    max_prompt_adapter_token: int | None = option(
+        "Max Prompt Adapter Token",
+        flag="--max-prompt-adapter-token",
+        ge=1,
+        help="Most tokens of a prompt adapter. Older versions only.",
+    )
+    hf_overrides: str | None = option(
+        "HF Overrides",
+        flag="--hf-overrides",
+        structure="object",
+        multiline=True,
+        help="Values that replace those of the models' config.json, a JSON object.",
+    )
+    ignore_patterns: str | None = option(
+        "Ignore Patterns",
+        flag="--ignore-patterns",
+        structure="list",
+        help="Files of a model's repository that are not loaded, as patterns separated by commas. Default "
+        "original/**/*.",
+        placeholder="original/**/*",
+    )
+    guided_decoding_backend: str | None = option(
+        "Guided Decoding Backend",
+        flag="--guided-decoding-backend",
+        choices=GUIDED_BACKENDS,
+        help=f"The same as in General. {_GUIDED_HELP}",
+    )
+    ngram_prompt_lookup_max: int | None = option(
+        "Ngram Prompt Lookup Max",
+        flag="--ngram-prompt-lookup-max",
+        ge=1,
+        help="Longest run of tokens that is looked up in the prompt, when Speculative model is [ngram].",
+    )
+    ngram_prompt_lookup_min: int | None = option(
+        "Ngram Prompt Lookup Min",
+        flag="--ngram-prompt-lookup-min",
+        ge=1,
+        help="Shortest run of tokens that is looked up in the prompt, when Speculative model is [ngram].",
+    )
+    num_gpu_blocks_override: int | None = option(
+        "Num GPU Blocks Override",
+        flag="--num-gpu-blocks-override",
+        ge=1,
+        help="Blocks of the KV cache, instead of as many as the profiling found room for.",
+    )
+    num_scheduler_steps: int | None = option(
+        "Num Scheduler Steps",
+        flag="--num-scheduler-steps",
+        ge=1,
+        help="Steps of the model for each call of the scheduler. Older versions only.",
+    )
+    override_pooler_config: str | None = option(
+        "Override Pooler Config",
+        flag="--override-pooler-config",
+        structure="object",
+        multiline=True,
+        help="How an embedding model's output is pooled, a JSON object.",
+        placeholder='{"pooling_type":"MEAN"}',
+    )
+    preemption_mode: Literal["recompute", "swap"] | None = option(
+        "Preemption Mode",
+        flag="--preemption-mode",
+        help="What becomes of a request that has to give up its KV cache: recompute or swap to host memory. "
+        "Older versions only.",
+    )
+    return_tokens_as_token_ids: bool | None = option(
+        "Return Tokens As Token IDs",
+        flag="--return-tokens-as-token-ids",
+        help="Write tokens as token_id:N where log probabilities are returned.",
+    )
+    scheduler_delay_factor: float | None = option(
+        "Scheduler Delay Factor",
+        flag="--scheduler-delay-factor",
+        ge=0,
+        help="Wait so many times the last prompt's duration before the next prompt is begun. Older versions "
+        "only.",
+    )
+    scheduling_policy: Literal["fcfs", "priority"] | None = option(
+        "Scheduling Policy",
+        flag="--scheduling-policy",
+        help="Order of the requests: fcfs by arrival, priority by the priority that they carry.",
+    )
+    task: (
+        Literal[
+            "auto",
+            "generate",
+            "embedding",
+            "embed",
+            "classify",
+            "score",
+            "reward",
+            "transcription",
+            "draft",
+        ]
+        | None
+    ) = option(
+        "Task",
+        flag="--task",
+        help="What the models are for: generate text, embedding, ... auto where a model can do one thing "
+        "only.",
+    )
+    tokenizer_pool_extra_config: str | None = option(
+        "Tokenizer Pool Extra Config",
+        flag="--tokenizer-pool-extra-config",
+        structure="object",
+        multiline=True,
+        help="Settings of the tokenizer pool, a JSON object. Older versions only.",
+    )
+    tokenizer_pool_size: int | None = option(
+        "Tokenizer Pool Size",
+        flag="--tokenizer-pool-size",
+        ge=0,
+        help="Tokenizers that work beside the engine; 0: none. Older versions only.",
+    )
+    tokenizer_pool_type: str | None = option(
+        "Tokenizer Pool Type",
+        flag="--tokenizer-pool-type",
+        choices=("ray",),
+        help="What runs the tokenizer pool. Older versions only.",
+    )
+    typical_acceptance_sampler_posterior_threshold: float | None = option(
+        "Typical Acceptance Sampler Posterior Threshold",
+        flag="--typical-acceptance-sampler-posterior-threshold",
+        ge=0,
+        help="Least posterior probability at which TypicalAcceptanceSampler accepts a token. Older versions "
+        "only.",
+    )
