@@ -66,10 +66,17 @@ class CliItem:
 
 @dataclass(frozen=True)
 class ParsedCli:
-    """A CLI field, read: what it asks for and what is wrong with it."""
+    """A CLI field, read.
+
+    Attributes:
+        items: What it asks the engine for.
+        problems: What is wrong with it.
+        notes: What is right and yet not passed on, and why.
+    """
 
     items: tuple[CliItem, ...] = ()
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def last(self, name: str) -> CliItem | None:
         """Return the last item of a flag, by canonical name: engines let the last one win."""
