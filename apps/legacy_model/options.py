@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from apps.vllm.lora import LoraModule, assign_adapters
 from apps.vllm.options import adapter_problems, endpoint_problems, lora_problems
 from apps.vllm.options_lora import CommonLoraOptions
-from apps.vllm.options_model import KV_CACHE_SPELLINGS, Dtype, reference_problems
+from apps.vllm.options_model import KV_CACHE_SPELLINGS, Dtype, reference_problems, revision_problems
 from apps.vllm.options_shared import LOAD_FORMAT_HELP, LOAD_FORMATS, EngineVersionOptions
 from common.errors import Problem
 from common.options.declaration import OptionGroup, option
@@ -84,7 +84,7 @@ class LegacyModel(ModelOptions):
 
     def problems(self) -> list[Problem]:
         """References that are none."""
-        found = super().problems()
+        found = super().problems() + revision_problems(self)
         return found + reference_problems(self, "model") + reference_problems(self, "tokenizer")
 
     @property

@@ -131,7 +131,7 @@ def _json_items(text: str) -> list[Any]:
     while text:
         try:
             _, end = _DECODER.raw_decode(text)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             end = len(text)  # read again below, which says where it stops being JSON
         items.append(read_json(text[:end]))
         text = text[end:].lstrip(", \t\r\n")

@@ -19,8 +19,6 @@ from common.options.shared import IdleOptions
 
 __all__ = ["AdvancedOptions", "LoraOptions", "VllmGeneral", "VllmModel", "VllmSettings"]
 
-_GENERATES = frozenset({"auto", "none", "generate", "draft", "transcription"})
-
 
 class VllmSettings(AppSettings[VllmModel, VllmGeneral]):
     """Everything an instance of the vLLM app was told."""
@@ -113,12 +111,12 @@ class VllmSettings(AppSettings[VllmModel, VllmGeneral]):
 
 def embeds(said: Mapping[str, object]) -> bool:
     """Whether options named ``task``, ``runner`` and ``convert`` make a model serve embeddings."""
-    convert, task = said.get("convert"), said.get("task")
-    if convert and convert not in _GENERATES:
+    task, runner, convert = (str(said.get(name) or "") for name in ("task", "runner", "convert"))
+    if convert not in ("", "auto", "none"):
         return convert == "embed"
-    if said.get("runner"):
-        return said["runner"] == "pooling"
-    return str(task or "").startswith("embed")
+    if runner not in ("", "auto"):
+        return runner == "pooling"
+    return task.startswith("embed")
 
 
 def endpoint_problems(models: Sequence[tuple[str, ModelOptions]]) -> list[Problem]:
@@ -132,11 +130,13 @@ def endpoint_problems(models: Sequence[tuple[str, ModelOptions]]) -> list[Proble
         name = _known_endpoint(model)
         if not name:
             continue
-        chosen = getattr(model, "model_endpoint_name", None)
         wrong = check_endpoint_name(name)
-        if wrong and not chosen:
-            message = f'cannot be served as "{name}": {wrong}; set "Model Endpoint Name"'
-            found.append(Problem(message, path=f"{where}.model", value=model.reference))
+        if wrong and not getattr(model, "model_endpoint_name", None):
+            has_field = "model_endpoint_name" in type(model).model_fields
+            way_out = '; set "Model Endpoint Name"' if has_field else ""
+            message = f'cannot be served as "{name}": {wrong}{way_out}'
+            path = "Model/model" if where == "Model" else f"{where}.model"
+            found.append(Problem(message, title="Model", path=path, value=model.reference))
         elif name in seen:
             message = f'"{name}" is also the endpoint name of {seen[name]}; give one another name'
             found.append(Problem(message, title="Model Endpoint Name", path=where, value=name))

@@ -318,7 +318,7 @@ class VllmModel(ModelOptions):
             )
         if self.cli:  # it replaces what the rest is about
             return found
-        found += reference_problems(self, "tokenizer")
+        found += reference_problems(self, "tokenizer") + revision_problems(self)
         if self.speculative_model not in ("[ngram]", "ngram"):
             found += reference_problems(self, "speculative_model")
         parser = self.tool_call_parser or self.overrides.get("tool_call_parser")
@@ -369,3 +369,16 @@ def reference_problems(model: ModelOptions, name: str) -> list[Problem]:
     except ModelError as error:
         return [Problem(str(error), path=name, value=text)]
     return []
+
+
+def revision_problems(model: ModelOptions) -> list[Problem]:
+    """A revision that the reference (``provider/repo@revision``) says otherwise."""
+    try:
+        named = parse_reference(model.reference).revision
+    except ModelError:
+        return []
+    wanted = model.model_revision
+    if not (named and wanted and named != wanted):
+        return []
+    message = f'"Model" (Model/model) names another one, {named!r}: give one of them'
+    return [Problem(message, path="revision", value=wanted)]

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import yaml
 from pydantic import SecretStr
 
 from common.options.declaration import Option, describe_options
@@ -75,23 +74,9 @@ class EngineRequest:
 
     @property
     def overrides(self) -> Mapping[str, Any]:
-        """The field "Model Overrides": vLLM's option names to values; only what is a mapping."""
-        return parse_overrides(getattr(self.model, "model_overrides", None) or "") or {}
-
-
-def parse_overrides(text: str) -> dict[str, Any] | None:
-    """Read "Model Overrides": a JSON object, or lines of ``name: value`` (YAML, of which JSON is a part).
-
-    Returns:
-        None when it is neither.
-    """
-    try:
-        read = json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
-        return None
-    if read is None:
-        return {}
-    return {str(name): value for name, value in read.items()} if isinstance(read, dict) else None
+        """The field "Model Overrides": vLLM's option names, as the user wrote them, to values."""
+        read: dict[str, Any] = json.loads(getattr(self.model, "model_overrides", None) or "{}")
+        return read
 
 
 def _value(value: Any) -> Any:

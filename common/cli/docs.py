@@ -58,7 +58,9 @@ def _pages(folder: Path) -> dict[str, str]:
         raise UserError(f"There is no folder {folder}. Run this in a checkout, or give --folder.")
     apps = {name: load_app(name) for name in APP_NAMES}
     return {
-        f"options-{name}.md": render_options(app.title, app.settings.options())
+        f"options-{name}.md": render_options(
+            app.title, app.settings.options(), max_models=app.settings.max_models
+        )
         for name, app in apps.items()
     }
 

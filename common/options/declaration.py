@@ -190,6 +190,8 @@ class Option:
     placeholder: str = ""
     form_default: str | None = None
     structure: Structure | None = None
+    # The choices are what the form offers; other values are left to the engine.
+    open_choices: bool = False
     minimum: float | None = None
     exclusive_minimum: float | None = None
     maximum: float | None = None
@@ -259,6 +261,7 @@ def describe_options(cls: type[OptionGroup], *, per_model: bool = False) -> Iter
             placeholder=extra["placeholder"],
             form_default=extra["form_default"],
             structure=extra["structure"],
+            open_choices=bool(extra["choices"]) and not choices_of(info.annotation),
             minimum=bounds.get("ge"),
             exclusive_minimum=bounds.get("gt"),
             maximum=bounds.get("le"),

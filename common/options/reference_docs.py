@@ -6,11 +6,25 @@ from collections.abc import Iterable
 
 from common.options.declaration import Option
 from common.options.loading import MODELS_PATH
+from common.options.structured import Structure
 
 _HEADER = "| Title | Parameter | Value | Default | Engine flag | What it does |"
 _RULE = "|---|---|---|---|---|---|"
 _NUMBERS = {"integer": "whole number", "float": "number"}
 
+_STRUCTURES: dict[Structure | None, str] = {
+    "object": "JSON object",
+    "overrides": "JSON object, or lines of `name: value`",
+    "limits": "JSON object, or `name=number` separated by commas",
+    "list": "values separated by commas, or a JSON list",
+    "modules": "`name=reference`, several separated by commas or line ends, or a JSON list",
+}
+
+_SEVERAL = (
+    f"Several models: `{MODELS_PATH}` is a JSON list with an object for each, whose names are those "
+    "of the options marked *per model*, without their section: "
+    '`[{"model": "provider/repo"}, {"model": "./folder", "max_concurrent_requests": 8}]`.'
+)
 _ENTRY_HEADING = "Instance"
 _ENTRY_INTRO = (
     "Attributes of the ClearML task, no parameters: `--name`, `--project` and `--queue` of "
@@ -18,12 +32,13 @@ _ENTRY_INTRO = (
 )
 
 
-def render_options(title: str, options: Iterable[Option]) -> str:
+def render_options(title: str, options: Iterable[Option], *, max_models: int | None = None) -> str:
     """Render the reference page of an app.
 
     Args:
         title: The application's title.
         options: Every option in the order of the form, the entry fields (empty `group`) included.
+        max_models: The most models that one instance of the app serves; None: as many as fit.
 
     Returns:
         Markdown that ends with a newline; a section for each group, in the order of the groups' first
@@ -33,11 +48,14 @@ def render_options(title: str, options: Iterable[Option]) -> str:
     for option in options:
         groups.setdefault(option.group, []).append(option)
     return "\n".join(
-        [*_intro(title), *(line for g, listed in groups.items() for line in _section(g, listed))]
+        [
+            *_intro(title, max_models),
+            *(line for g, listed in groups.items() for line in _section(g, listed)),
+        ]
     )
 
 
-def _intro(title: str) -> list[str]:
+def _intro(title: str, max_models: int | None) -> list[str]:
     return [
         f"# Options: {title}",
         "",
@@ -47,9 +65,7 @@ def _intro(title: str) -> list[str]:
         "engine flag is the instance's own, or is passed in another form: `clearml-deploy command` shows "
         "what an engine is told.",
         "",
-        f"Several models: `{MODELS_PATH}` is a JSON list with an object for each, whose names are those "
-        "of the options marked *per model*, without their section: "
-        '`[{"model": "./a.gguf"}, {"model": "./b.gguf", "parallel": 2}]`.',
+        "An instance serves one model." if max_models == 1 else _SEVERAL,
         "",
     ]
 
@@ -79,10 +95,11 @@ def _value(option: Option) -> str:
     """What may be given: the choices or the type, the bounds, and whether it is required or secret."""
     if option.choices:
         words = [", ".join(_code(choice) for choice in option.choices)]
+        words += ["or another that the engine has"] if option.open_choices else []
     elif option.type == "boolean":
         words = ["`true`, `false`"]
     else:
-        words = [_NUMBERS.get(option.type, "text")]
+        words = [_STRUCTURES.get(option.structure) or _NUMBERS.get(option.type, "text")]
     words += _bounds(option)
     words += [word for word in ("required", "secret") if getattr(option, word)]
     return ", ".join(words)

@@ -21,7 +21,7 @@ ends, or a JSON list; normalised to commas. ``modules``: text as it is, a JSON l
 _SEPARATORS = re.compile(r"[\s,]+")
 
 
-def read_structure(kind: Structure, value: Any) -> Any:
+def read_structure(kind: Structure, value: Any) -> str:
     """Bring a value into its one form.
 
     Args:
@@ -29,16 +29,16 @@ def read_structure(kind: Structure, value: Any) -> Any:
         value: The text, or what a JSON file gave.
 
     Returns:
-        The text; a value of another type than text, object or list as it is, for the caller to refuse.
+        The text; empty when there is nothing in it.
 
     Raises:
         ValueError: It is not what the option holds; says what is wrong, and where.
     """
-    if not isinstance(value, (str, dict, list)):
-        return value
     if kind == "list":
         return ",".join(_read_list(value))
     if kind == "modules":
+        if not isinstance(value, (str, dict, list)):
+            raise ValueError("must be text or a list")
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     if kind == "limits":
         return _dump(_read_limits(value))
@@ -70,6 +70,8 @@ def read_json(text: str) -> Any:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise ValueError(f"is not valid JSON: {error.msg} at {where}") from error
+    except RecursionError as error:
+        raise ValueError("is not valid JSON: it is nested too deeply") from error
 
 
 def split_values(text: str) -> list[str]:
@@ -99,11 +101,10 @@ def _read_list(value: Any) -> list[str]:
         if not value.lstrip().startswith("["):
             return split_values(value)
         value = read_json(value)
-    if not isinstance(value, list) or not all(
-        isinstance(item, (str, int, float)) and not isinstance(item, bool) for item in value
-    ):
+    items = value if isinstance(value, list) else [value]
+    if not all(isinstance(i, (str, int, float)) and not isinstance(i, bool) for i in items):
         raise ValueError("must be a list of values, separated by commas or as JSON")
-    return [part for item in value for part in split_values(str(item))]
+    return [part for item in items for part in split_values(str(item))]
 
 
 def _read_limits(value: Any) -> dict[str, Any]:

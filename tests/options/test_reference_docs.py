@@ -22,6 +22,8 @@ class Sample(OptionGroup):
         "Share", help="Part of it.", ge=0, le=1, default=0.5, flag="--share", no_flag="--no-share"
     )
     count: int | None = option("Count", help="See `a_b|c`.", gt=2, required=True, secret=True)
+    kind: str | None = option("Kind", help="Its kind.", choices=("one", "two"))
+    more: str | None = option("More", help="More of it.", structure="object")
 
 
 def table(page: str) -> dict[str, list[str]]:
@@ -51,6 +53,15 @@ def test_a_row_has_every_column_of_the_declaration() -> None:
     ]
     assert rows["Count"][1] == "whole number, more than 2, required, secret"
     assert rows["Count"][4] == "See `a_b\\|c`."
+    assert rows["Kind"][1] == "`one`, `two`, or another that the engine has"
+    assert rows["More"][1] == "JSON object"
+
+
+def test_the_page_says_how_several_models_are_given() -> None:
+    assert "`Models/models`" in render_options("Sample", describe_options(Sample))
+    one = render_options("Sample", describe_options(Sample), max_models=1)
+    assert "`Models/models`" not in one
+    assert "serves one model" in one
 
 
 @pytest.mark.parametrize("name", APP_NAMES)
@@ -62,7 +73,8 @@ def test_every_option_of_an_app_is_on_its_page_once(name: str) -> None:
     for listed in options:
         row = f"| {listed.title} | {f'`{listed.path}`' if listed.path else ''} |"
         assert page.count(row) == 1, row
-    assert len(table(page)) == len(options) + 1  # the header, the same in each section
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    assert len(rows) == len(options) + len({listed.group for listed in options})  # their headers
 
 
 def test_the_committed_pages_are_not_stale() -> None:
