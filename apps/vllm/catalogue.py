@@ -32,6 +32,9 @@ TakesValue = Literal["none", "required", "optional"]
 SHIPPED = Path(__file__).with_name("catalogues")
 """Catalogues of released versions, named ``<version>.json``."""
 
+OLDEST = Version("0.6.6")
+"""The oldest vLLM that is supported."""
+
 
 @dataclass(frozen=True)
 class CatalogueFlag:
