@@ -1,0 +1,176 @@
+"""Settings to the command of ``vllm serve``. Pure but for the model's ``config.json``, which RoPE needs.
+
+Fields become arguments in `apps.vllm.translation`. Here stands what is ours with every vLLM: the model
+first, so that no flag of several values takes it for one of them; its name; where it listens; a quiet
+access log; the environment. "CLI" replaces the fields, "Model Overrides" win over them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from apps.vllm.catalogue import Catalogue
+from apps.vllm.cli import read_cli, read_overrides
+from apps.vllm.facts import EngineFacts
+from apps.vllm.options_shared import OLDEST
+from apps.vllm.request import EngineRequest
+from apps.vllm.translation import write_fields, write_variables
+from apps.vllm.translation.logs import quiet_access_log
+from apps.vllm.translation.machine import (
+    EXECUTOR,
+    bind_threads,
+    share_gpu_memory,
+    spread_over_gpus,
+)
+from apps.vllm.translation.writer import CommandWriter
+from common.engines.contract import EngineAddress, EngineCommand, Translated, Unavailable
+from common.errors import ConfigurationError, InternalError, Problem
+from common.options.declaration import Option, describe_options
+from common.options.settings import ModelOptions
+from common.runtime.app import AnySettings, ModelPlan
+
+_KEY: Final = "VLLM_API_KEY"
+_TOKEN: Final = "HF_TOKEN"
+
+
+def write_vllm_command(plan: ModelPlan, settings: AnySettings, facts: EngineFacts) -> EngineCommand:
+    """Write the command for one model.
+
+    Args:
+        plan: The model, its files and its address.
+        settings: All settings of the instance.
+        facts: The vLLM that will run.
+
+    Returns:
+        The command, and what became of each field that was set: in its arguments or variables,
+        translated, or unavailable. What `check_engine_options` finds wrong is left out.
+
+    Raises:
+        ConfigurationError: The vLLM is too old.
+    """
+    if problem := version_problem(facts.catalogue):
+        raise ConfigurationError([problem])
+    writer = _write(plan, settings, facts)
+    token = settings.general.hugging_face_token
+    secrets = {_TOKEN: token.get_secret_value()} if token else {}
+    if plan.address.key:
+        secrets[_KEY] = plan.address.key
+    return EngineCommand(
+        argv=(*facts.program, "serve", str(plan.path), *writer.arguments),
+        env={**_environment(writer), **facts.env, **writer.env, **secrets},
+        secret_env=frozenset(secrets),
+        translated=tuple(writer.translated),
+        unavailable=tuple(writer.unavailable),
+    )
+
+
+def check_engine_options(
+    where: str, model: ModelOptions, settings: AnySettings, facts: EngineFacts
+) -> list[Problem]:
+    """Find what is wrong with one model's options for this vLLM, before anything is fetched.
+
+    Args:
+        where: The model's place, ``Model`` or ``Models/models[0]``.
+        model: Its options.
+        settings: All settings; the models may be missing in it.
+        facts: The vLLM that will run.
+
+    Returns:
+        Problems; `Problem.path` is the bare name of a model's own field, else ``Section/name``.
+    """
+    if problem := version_problem(facts.catalogue):
+        return [problem]
+    plan = ModelPlan(
+        name=model.endpoint_name or model.reference or where,
+        options=model,
+        path=Path(f"<{model.reference}>"),
+        files=(),
+        address=EngineAddress(port=1),
+        threads=1,
+    )
+    return _write(plan, settings, facts).problems
+
+
+def version_problem(catalogue: Catalogue) -> Problem | None:
+    """Why a vLLM cannot be used at all; None where it can."""
+    if catalogue.release >= OLDEST:
+        return None
+    return Problem(
+        f"vLLM {catalogue.version} is too old: {OLDEST} and later can be used. Install a newer one, or "
+        'set "vLLM Version" (General/vllm_version)'
+    )
+
+
+def _write(plan: ModelPlan, settings: AnySettings, facts: EngineFacts) -> CommandWriter:
+    request = EngineRequest(plan.options, settings)
+    overrides = read_overrides({} if request.cli else request.overrides, facts.catalogue)
+    writer = CommandWriter(plan, request, facts, overridden=overrides.names)
+    writer.add(("--served-model-name", plan.name), *_listen(plan.address, facts.catalogue))
+    if request.cli:
+        _write_cli(writer, request.cli)
+    else:
+        _tell(writer, "model_overrides", overrides.problems, overrides.notes)
+        for item in overrides.items:
+            writer.add_item(item)
+        write_fields(writer)
+    quiet_access_log(writer)
+    share_gpu_memory(writer)
+    spread_over_gpus(writer, by_default=not request.cli)
+    bind_threads(writer)
+    return writer
+
+
+def _write_cli(writer: CommandWriter, text: str) -> None:
+    replaced = '"CLI" is set and replaces it'
+    writer.give_up([item for item in writer.open() if item.flag.startswith("-")], replaced)
+    overrides = _field(writer, "model_overrides")
+    if overrides and writer.request.overrides:
+        writer.unavailable.append(Unavailable(overrides.title, overrides.path, replaced))
+    write_variables(writer)
+    parsed = read_cli(text, writer.catalogue)
+    _tell(writer, "cli", parsed.problems, parsed.notes)
+    for item in parsed.items:
+        writer.add_item(item)
+
+
+def _tell(
+    writer: CommandWriter, name: str, problems: tuple[str, ...], notes: tuple[str, ...]
+) -> None:
+    """Tell what is wrong in a field of flags, and which of them are read and not passed."""
+    option = _field(writer, name)
+    if option is None:
+        return
+    writer.problems += [Problem(text, option.title, name) for text in problems]
+    chosen = getattr(writer.request.model, "model_endpoint_name", None)
+    for note in notes:
+        if note.startswith("--served-model-name") and name == "cli" and not chosen:
+            to = "the endpoint's name, and --served-model-name of it"
+            writer.translated.append(Translated(option.title, option.path, to))
+        else:
+            writer.unavailable.append(Unavailable(option.title, option.path, note))
+
+
+def _field(writer: CommandWriter, name: str) -> Option | None:
+    options = describe_options(type(writer.request.model), per_model=True)
+    return next((option for option in options if option.name == name), None)
+
+
+def _listen(address: EngineAddress, catalogue: Catalogue) -> tuple[tuple[str, str], ...]:
+    if address.socket_path is None:
+        return (("--host", address.host), ("--port", str(address.port)))
+    if "--uds" not in catalogue:
+        raise InternalError(f"vLLM {catalogue.version} cannot listen on a Unix socket")
+    return (("--uds", str(address.socket_path)),)
+
+
+def _environment(writer: CommandWriter) -> dict[str, str]:
+    """Variables of ours: no reports to others, no key on a socket, no downloads behind our back."""
+    env = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", _KEY: ""}
+    if writer.passed("--trust-remote-code") is None:
+        # Code that comes with a model may fetch more of itself; nothing else has a reason to.
+        env["HF_HUB_OFFLINE"] = "1"
+    is_elsewhere = writer.passed(EXECUTOR) == ("ray",) or writer.passed("--nnodes") is not None
+    if not is_elsewhere:
+        env["VLLM_HOST_IP"] = "127.0.0.1"
+    return env

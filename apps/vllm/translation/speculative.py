@@ -1,0 +1,204 @@
+"""Speculative decoding: the fields of 0.7.2 as flags, or as the one JSON value that followed them.
+
+What the JSON may hold is not told by a catalogue, so the version decides: a draft model as such ran on
+the V0 engine (to 0.9), was refused from 0.10 to 0.14 and is back since 0.15; what tuned V0's samplers
+has no successor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from packaging.version import Version
+
+from apps.vllm.history import why_missing, why_value_missing
+from apps.vllm.request import Given
+from apps.vllm.translation.engine_choice import wants_v1, why_v0
+from apps.vllm.translation.plain import lives, write_plain
+from apps.vllm.translation.writer import CommandWriter, compact
+
+DEFAULT_TOKENS: Final = 5
+"""Tokens proposed at a time where "Num Speculative Tokens" is not set: vLLM has no default."""
+
+_DEFAULT_LOOKUP = 4
+_MODEL = "--speculative-model"
+_TOKENS = "--num-speculative-tokens"
+_LOOKUP = ("--ngram-prompt-lookup-max", "--ngram-prompt-lookup-min")
+_ACCEPTANCE = "--spec-decoding-acceptance-method"
+_QUANTIZATION = "--speculative-model-quantization"
+_CONFIG = "--speculative-config"
+
+_KEYS: Final[Mapping[str, str]] = {
+    _TOKENS: "num_speculative_tokens",
+    "--speculative-draft-tensor-parallel-size": "draft_tensor_parallel_size",
+    "--speculative-max-model-len": "max_model_len",
+    _QUANTIZATION: "quantization",
+    _LOOKUP[0]: "prompt_lookup_max",
+    _LOOKUP[1]: "prompt_lookup_min",
+}
+_OLD_KEYS: Final[Mapping[str, tuple[str, str, str]]] = {
+    "--speculative-disable-mqa-scorer": ("disable_mqa_scorer", "0.9.2", "0.10.0"),
+    _ACCEPTANCE: ("acceptance_method", "0.9.2", "0.10.0"),
+    "--typical-acceptance-sampler-posterior-threshold": ("posterior_threshold", "0.9.2", "0.10.0"),
+    "--typical-acceptance-sampler-posterior-alpha": ("posterior_alpha", "0.9.2", "0.10.0"),
+    "--disable-logprobs-during-spec-decoding": ("disable_logprobs", "0.10.0", "0.11.2"),
+    "--speculative-disable-by-batch-size": ("disable_by_batch_size", "0.9.2", "0.10.0"),
+}
+"""Flag -> its key, the last version known to read it, the first known not to."""
+
+_FLAGS = (_MODEL, *_KEYS, *_OLD_KEYS)
+
+# The name tells what kind of draft it is; a folder in the cache does not.
+_METHODS = (
+    (r"eagle-?3", "eagle3"),
+    (r"eagle", "eagle"),
+    (r"medusa", "medusa"),
+    (r"dflash", "dflash"),
+    (r"mlp.?speculator|accelerator", "mlp_speculator"),
+    (r"(^|[-_/.])mtp($|[-_/.])", "mtp"),
+)
+_WITHOUT_MODEL = re.compile(r"\[?(ngram|ngram_gpu|suffix|mtp|[a-z0-9_]+_mtp)\]?", re.IGNORECASE)
+
+
+def write_speculation(writer: CommandWriter) -> None:
+    """Settle all fields of speculative decoding."""
+    items = writer.open(*_FLAGS)
+    model = writer.one(_MODEL)
+    method = _method(str(model.value) if model else "", has_lookup=bool(writer.open(_LOOKUP[0])))
+    if not items:
+        return
+    if not method:
+        _give_up_all(writer, items)
+    elif lives(writer, _MODEL):
+        _write_flags(writer, items, model, method)
+    elif _CONFIG not in writer.catalogue:
+        for item in items:
+            writer.give_up(item, why_missing(item.flag, writer.version))
+    elif reason := _refusal(writer, method):
+        writer.give_up(items, reason)
+    else:
+        _write_config(writer, items, model, method)
+
+
+def _method(reference: str, *, has_lookup: bool) -> str:
+    """What kind of speculation is meant; empty: none."""
+    if not reference:
+        return "ngram" if has_lookup else ""
+    if word := _WITHOUT_MODEL.fullmatch(reference):
+        return word.group(1).lower()
+    found = (name for pattern, name in _METHODS if re.search(pattern, reference, re.IGNORECASE))
+    return next(found, "draft_model")
+
+
+def _refusal(writer: CommandWriter, method: str) -> str | None:
+    """Why this version cannot speculate in this way."""
+    methods = writer.catalogue.find("--spec-method")
+    if methods is not None and not methods.accepts(method):
+        return f"vLLM {writer.version} has no speculative decoding of the kind {method!r}"
+    if method != "draft_model":
+        return None
+    if Version("0.10") <= writer.release < Version("0.15"):
+        return (
+            f"vLLM {writer.version} has no speculative decoding with a draft model: refused from "
+            "0.10.0 to 0.14.1; [ngram], EAGLE, Medusa and MTP work"
+        )
+    return why_v0(_MODEL) if wants_v1(writer) else None
+
+
+def _give_up_all(writer: CommandWriter, items: list[Given]) -> None:
+    for item in items:
+        if item.value is False:
+            writer.translate(item, "nothing: there is no speculative decoding")
+        else:
+            writer.give_up(item, "nothing is speculated: no Speculative model is set")
+
+
+def _write_flags(
+    writer: CommandWriter, items: list[Given], model: Given | None, method: str
+) -> None:
+    """Pass the fields as the flags that they were made for."""
+    draft = "[ngram]" if method == "ngram" else _draft(writer, method)
+    if model is None:
+        writer.add((_MODEL, draft))
+    else:
+        writer.pass_(model, (_MODEL, draft))
+    for item in items:
+        if item is not model:
+            write_plain(writer, item)
+    if _TOKENS in writer.catalogue and not writer.request.of(_TOKENS) and "mtp" not in method:
+        writer.add((_TOKENS, str(DEFAULT_TOKENS)))
+    if method == "ngram" and not writer.request.of(_LOOKUP[0]) and _LOOKUP[0] in writer.catalogue:
+        writer.add((_LOOKUP[0], str(_DEFAULT_LOOKUP)))
+
+
+def _write_config(
+    writer: CommandWriter, items: list[Given], model: Given | None, method: str
+) -> None:
+    """Pass the fields as one JSON value; each is told the part of it that it became."""
+    if writer.is_overridden(_CONFIG):
+        writer.give_up(items, f'"Model Overrides" say {_CONFIG}, and win')
+        return
+    config: dict[str, Any] = {"method": method}
+    parts: list[tuple[Given, dict[str, Any]]] = []
+    if not _WITHOUT_MODEL.fullmatch(method):
+        config["model"] = _draft(writer, method)
+    if model is not None:
+        parts.append((model, dict(config)))
+    for item in items:
+        if item is not model and (part := _part(writer, item, method)) is not None:
+            config |= part
+            parts.append((item, part))
+    if _KEYS[_TOKENS] not in config and "mtp" not in method:
+        config[_KEYS[_TOKENS]] = DEFAULT_TOKENS
+    writer.add((_CONFIG, compact(config)))
+    for item, part in parts:
+        writer.translate(item, f"{_CONFIG} {compact(part)}")
+
+
+def _part(writer: CommandWriter, item: Given, method: str) -> dict[str, Any] | None:
+    """The part of the JSON that a field becomes; None where it was settled otherwise."""
+    if item.flag in _LOOKUP and not method.startswith("ngram"):
+        writer.give_up(item, "is read by the method ngram only")
+        return None
+    if item.flag == _QUANTIZATION and (
+        reason := why_value_missing("--quantization", item.value, writer.version)
+    ):
+        writer.give_up(item, reason)
+        return None
+    if item.flag in _KEYS:
+        return {_KEYS[item.flag]: item.value}
+    key, last, gone = _OLD_KEYS[item.flag]
+    if writer.release <= Version(last):
+        if wants_v1(writer):
+            writer.give_up(item, why_v0(item.flag))
+            return None
+        return {key: item.value}
+    if item.flag == _ACCEPTANCE and item.value == "rejection_sampler":
+        return _rejection(writer, item)
+    if item.value is False:
+        writer.translate(item, f"nothing: vLLM {writer.version} does not do it")
+        return None
+    reason = (
+        f"{_CONFIG} of vLLM {writer.version} has no {key!r}: known to {last}, absent from {gone}"
+    )
+    if key == "disable_by_batch_size":
+        reason += ". Nearest: num_speculative_tokens_per_batch_size, from 0.27.1"
+    writer.give_up(item, reason)
+    return None
+
+
+def _rejection(writer: CommandWriter, item: Given) -> dict[str, Any] | None:
+    key = "rejection_sample_method"
+    if writer.release >= Version("0.26"):
+        return {key: "standard"}
+    if Version("0.20.2") <= writer.release < Version("0.21"):
+        return {key: "strict"}
+    writer.translate(item, "nothing: this version has rejection sampling only")
+    return None
+
+
+def _draft(writer: CommandWriter, method: str) -> str:
+    path = writer.plan.companions.get("draft_model")
+    return str(path or writer.request.value(_MODEL) or method)

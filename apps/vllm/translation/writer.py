@@ -1,0 +1,168 @@
+"""Collects one model's command: arguments, variables, and what became of each field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from packaging.version import Version
+
+from apps.vllm.catalogue import Catalogue, CatalogueFlag
+from apps.vllm.cli import base_name, engine_argv
+from apps.vllm.facts import EngineFacts
+from apps.vllm.request import EngineRequest, Given
+from common.engines.contract import Translated, Unavailable
+from common.errors import Problem
+from common.options.cli_field import CliItem
+from common.runtime.app import ModelPlan
+
+Fields = Given | Sequence[Given]
+Argument = tuple[str, ...]
+"""A flag of the catalogue, by any of its names, and its values."""
+
+
+@dataclass
+class CommandWriter:
+    """The command as it grows. Every field that was set is settled once, by one of the verbs.
+
+    Attributes:
+        plan: The model.
+        request: What was asked for.
+        facts: The vLLM that will run.
+        overridden: Flags that "Model Overrides" say, by their names in the catalogue.
+    """
+
+    plan: ModelPlan
+    request: EngineRequest
+    facts: EngineFacts
+    overridden: frozenset[str] = frozenset()
+    arguments: list[str] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
+    translated: list[Translated] = field(default_factory=list)
+    unavailable: list[Unavailable] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    _settled: set[str] = field(default_factory=set)
+    _last: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The flags of the vLLM that will run."""
+        return self.facts.catalogue
+
+    @property
+    def version(self) -> str:
+        """Its version, for words."""
+        return self.catalogue.version
+
+    @property
+    def release(self) -> Version:
+        """Its version, to compare."""
+        return self.catalogue.release
+
+    def open(self, *flags: str) -> list[Given]:
+        """The fields of these flags (all, without any) that are not settled, in the form's order."""
+        return [
+            item
+            for item in self.request.given
+            if item.option.path not in self._settled and (not flags or item.flag in flags)
+        ]
+
+    def one(self, flag: str) -> Given | None:
+        """The field of a flag, unless there is none or it is settled."""
+        return next(iter(self.open(flag)), None)
+
+    def passed(self, flag: str) -> tuple[str, ...] | None:
+        """The values that a flag was passed with so far; None where it was not."""
+        found = self.catalogue.find(flag)
+        return self._last.get(found.name if found else flag)
+
+    def is_overridden(self, flag: str) -> bool:
+        """Whether "Model Overrides" say a flag, or another that it cannot stand beside."""
+        found = self.catalogue.find(flag) or self.negated(flag)
+        names = {found.name if found else flag}
+        if "--speculative-config" in names:
+            names |= {"--spec-method", "--spec-model", "--spec-tokens"}
+        return bool(names & self.overridden)
+
+    def negated(self, flag: str) -> CatalogueFlag | None:
+        """The boolean that a name switches off, None where it is no such name."""
+        return next((found for found in self.catalogue if flag in found.negations), None)
+
+    def pass_(self, fields: Fields, *arguments: Argument) -> None:
+        """Pass fields under their own flag."""
+        if not self._yield_to_overrides(fields, arguments):
+            self.add(*arguments)
+            self._settle(fields)
+
+    def translate(self, fields: Fields, to: str = "", *arguments: Argument) -> None:
+        """Pass fields in another form.
+
+        Args:
+            fields: The fields.
+            to: What the user is told; empty: the arguments as they are.
+            arguments: What is passed, if anything.
+        """
+        if self._yield_to_overrides(fields, arguments):
+            return
+        self.add(*arguments)
+        shown = to or " ".join(" ".join(argument) for argument in arguments)
+        for item in self._settle(fields):
+            self.translated.append(Translated(item.option.title, item.option.path, shown))
+
+    def give_up(self, fields: Fields, reason: str) -> None:
+        """Tell that fields have no effect."""
+        for item in self._settle(fields):
+            self.unavailable.append(Unavailable(item.option.title, item.option.path, reason))
+
+    def refuse(self, item: Given, message: str) -> None:
+        """Tell that a field cannot be what it is."""
+        path = item.option.name if item.option.per_model else item.option.path
+        shown = None if item.option.secret else item.value
+        self.problems.append(Problem(message, item.option.title, path, shown))
+        self._settle(item)
+
+    def set_env(self, item: Given, value: str) -> None:
+        """Pass a field as the variable that it was made for."""
+        self.env[item.flag] = value
+        self._settle(item)
+
+    def add(self, *arguments: Argument) -> None:
+        """Pass arguments that no field stands for, or whose fields are settled otherwise."""
+        for name, *values in arguments:
+            found = self.catalogue.find(name)
+            self._last[found.name if found else name] = tuple(values)
+            # A value that begins with a dash would be read as a flag, and one that may be left out
+            # as an argument of its own, unless it is attached.
+            is_optional = found is not None and found.takes_value == "optional"
+            if len(values) == 1 and (is_optional or values[0].startswith("-")):
+                self.arguments.append(f"{name}={values[0]}")
+            else:
+                self.arguments += [name, *values]
+
+    def add_item(self, item: CliItem) -> None:
+        """Pass a flag of "CLI" or "Model Overrides"."""
+        self.arguments += engine_argv(item)
+        if item.is_negated:
+            self._last.pop(base_name(item), None)
+        else:
+            self._last[base_name(item)] = item.values
+
+    def _yield_to_overrides(self, fields: Fields, arguments: Sequence[Argument]) -> bool:
+        said = [name for name, *_ in arguments if self.is_overridden(name)]
+        if said:
+            self.give_up(fields, f'"Model Overrides" say {said[0]}, and win')
+        return bool(said)
+
+    def _settle(self, fields: Fields) -> list[Given]:
+        settled = [fields] if isinstance(fields, Given) else list(fields)
+        for item in settled:
+            if item.option.path in self._settled:
+                raise AssertionError(f"{item.option.path} is settled twice")
+            self._settled.add(item.option.path)
+        return settled
+
+
+def compact(value: object) -> str:
+    """Write JSON as an argument."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
