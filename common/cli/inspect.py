@@ -12,8 +12,14 @@ import click
 
 from common.cli.inputs import app_argument, configuration_options, load_app, read_parameters
 from common.options.declaration import Option
-from common.runtime.checking import check_parameters
-from common.runtime.preview import preview
+from common.runtime.preview import check_preview, preview
+
+_FLAGS_OPTION = click.option(
+    "--flags",
+    "catalogue",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Use this catalogue of engine flags instead of the engine's own.",
+)
 
 
 @click.command()
@@ -58,10 +64,16 @@ def option_record(option: Option) -> dict[str, Any]:
 @click.command()
 @app_argument
 @configuration_options
-def validate(app_name: str, config_file: Path | None, assignments: tuple[str, ...]) -> None:
-    """Check a configuration of APP; nothing is downloaded or started."""
-    app = load_app(app_name)
-    checked = check_parameters(app, read_parameters(config_file, assignments), os.environ)
+@_FLAGS_OPTION
+def validate(
+    app_name: str,
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    catalogue: Path | None,
+) -> None:
+    """Check a configuration of APP; nothing is downloaded or started, no engine has to be installed."""
+    parameters = read_parameters(config_file, assignments)
+    checked = check_preview(load_app(app_name), parameters, os.environ, catalogue)
     for warning in checked.warnings:
         click.echo(f"warning: {warning}")
     count = len(checked.settings.models)
@@ -71,12 +83,7 @@ def validate(app_name: str, config_file: Path | None, assignments: tuple[str, ..
 @click.command()
 @app_argument
 @configuration_options
-@click.option(
-    "--flags",
-    "catalogue",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Use this catalogue of engine flags instead of the installed engine's.",
-)
+@_FLAGS_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     app_name: str,

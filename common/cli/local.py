@@ -14,24 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from common.errors import DeployError, UserError
+from common.cli.errors import ErrorsEndIt
 
 if TYPE_CHECKING:
     from common.local_server import RunningServer
 
 _LOOPBACK = "127.0.0.1"
 _EPILOG = "It stands in for a ClearML server on one machine; see docs/local-server.md."
-
-
-class _Group(click.Group):
-    """Turns this program's errors into one line and an exit code: 2 for the user's, else 1."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except DeployError as error:
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(2 if isinstance(error, UserError) else 1)
 
 
 def _data_dir(_: click.Context, __: click.Parameter, value: Path | None) -> Path:
@@ -50,7 +39,7 @@ data_dir_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group("local", cls=_Group, epilog=_EPILOG)
+@click.group("local", cls=ErrorsEndIt, epilog=_EPILOG)
 def local() -> None:
     """A ClearML-compatible server and an agent on this machine."""
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from typing import Any
 
 import click
 
-from common.errors import ConfigurationError, DeployError
+from common.cli.errors import ErrorsEndIt
 
 # Where each command lives; imported when it is called, so that `--help` is quick.
 _COMMANDS = {
@@ -32,7 +30,7 @@ _COMMANDS = {
 }
 
 
-class _Commands(click.Group):
+class _Commands(ErrorsEndIt):
     """Imports a command's module when the command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -49,16 +47,6 @@ class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ConfigurationError as error:
-            click.echo(str(error), err=True)
-            sys.exit(2)
-        except DeployError as error:
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(1)
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from common.cli.errors import end_with
 from common.cli.inputs import app_argument, configuration_options, load_app, read_parameters
 from common.errors import DeployError
 from common.runtime.run import RunRequest, exit_now
@@ -50,5 +51,4 @@ def main(app_name: str) -> None:
     try:
         run.main(args=[app_name, *sys.argv[1:]], prog_name=f"python -m apps.{app_name}")
     except DeployError as error:
-        click.echo(str(error), err=True)
-        sys.exit(2)
+        end_with(error)

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from common.errors import ConfigurationError, EngineError, Problem
+from common.models.reference import ReferenceKind, parse_reference
 from common.options.loading import load_settings
 from common.options.settings import ModelOptions
 from common.runtime.app import AnySettings, App, InstalledEngine
+from common.runtime.naming import check_adapters, name_problems, preliminary_names
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A configuration that can be run on this machine."""
+    """A configuration that can be run on this machine, as far as is known before anything is fetched.
+
+    Attributes:
+        settings: The settings.
+        engine: The engine that was found; it may have to be installed yet.
+        warnings: What the user should know about how the parameters were read.
+        parameters: What the settings were read from, for checks that come later.
+    """
 
     settings: AnySettings
     engine: InstalledEngine
     warnings: tuple[str, ...]
+    parameters: Mapping[str, Any]
 
 
 FindEngine = Callable[[AnySettings, Mapping[str, str]], InstalledEngine]
@@ -57,6 +67,7 @@ def check_parameters(
 
     try:
         loaded = load_settings(app.settings, parameters, check)
+        check_names(app, loaded.settings)
     except ConfigurationError as error:
         if missing:
             extra = Problem(str(missing[0]))
@@ -64,4 +75,54 @@ def check_parameters(
         raise
     if missing:
         raise missing[0]
-    return Checked(loaded.settings, found[0], loaded.warnings)
+    return Checked(loaded.settings, found[0], loaded.warnings, dict(parameters))
+
+
+def check_names(app: App, settings: AnySettings) -> None:
+    """Refuse names of models and adapters that can be told to be wrong without the registry.
+
+    Raises:
+        ConfigurationError: Two models of one name, an adapter that belongs to none, and the like.
+        ModelError: A reference is none.
+    """
+    names = preliminary_names(settings)
+    problems = name_problems(settings, names)
+    if problems:
+        raise ConfigurationError(problems)
+    is_final = all(
+        model.endpoint_name or parse_reference(model.reference).kind is not ReferenceKind.CLEARML
+        for model in settings.models
+    )
+    if is_final:
+        check_adapters(names, app.extras(names, settings))
+
+
+def check_engine(app: App, parameters: Mapping[str, Any], engine: InstalledEngine) -> None:
+    """Check settings that were right so far against the engine that will really run.
+
+    Raises:
+        ConfigurationError: Every problem that its flags tell.
+    """
+    load_settings(app.settings, parameters, engine.check)
+
+
+def check_configs(
+    app: App, parameters: Mapping[str, Any], configs: Sequence[Mapping[str, Any] | None]
+) -> None:
+    """Check settings that were right so far against the models' own ``config.json``.
+
+    Args:
+        app: The app.
+        parameters: What the settings were read from.
+        configs: The contents, one for each model in their order; None where it has none.
+
+    Raises:
+        ConfigurationError: Every problem that they tell.
+    """
+    following = iter(configs)  # the models are checked in their order
+
+    def check(where: str, model: ModelOptions, settings: AnySettings) -> list[Problem]:
+        config = next(following, None)
+        return [] if config is None else app.check_config(where, model, settings, config)
+
+    load_settings(app.settings, parameters, check)

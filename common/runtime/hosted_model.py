@@ -25,13 +25,23 @@ _STATUS_OF_STATE: dict[EngineState, ModelStatus] = {
 class HostedModel:
     """A model that the instance serves; before its engine exists it is loading, or failed."""
 
-    def __init__(self, name: str, options: ModelOptions, address: EngineAddress) -> None:
+    def __init__(self, name: str, options: ModelOptions) -> None:
         self.name = name
         self.options = options
-        self.address = address
         self.supervisor: Supervisor | None = None
         self.error: DeployError | None = None
         self._prepared = asyncio.Event()
+
+    @property
+    def address(self) -> EngineAddress:
+        """Where its engine listens; a restart may change it.
+
+        Raises:
+            EngineCrashError: It has no engine yet.
+        """
+        if self.supervisor is None:
+            raise EngineCrashError(f'The engine of "{self.name}" was never started.')
+        return self.supervisor.address
 
     @property
     def status(self) -> ModelStatus:
@@ -58,9 +68,19 @@ class HostedModel:
         spec: EngineSpec,
         console: Callable[[str, str], None],
         on_change: Callable[[EngineState], None],
+        restart_spec: Callable[[], EngineSpec] | None = None,
     ) -> None:
-        """Start the engine; returns at once, `ensure_ready` waits."""
-        self.supervisor = Supervisor(spec, console=console, on_change=on_change)
+        """Start the engine; returns at once, `ensure_ready` waits.
+
+        Args:
+            spec: What to run.
+            console: Gets the engine's lines.
+            on_change: Called with every new state.
+            restart_spec: Makes what to run at a restart, where that is not the same again.
+        """
+        self.supervisor = Supervisor(
+            spec, console=console, on_change=on_change, address_factory=restart_spec
+        )
         await self.supervisor.start()
         self._prepared.set()
 

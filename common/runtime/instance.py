@@ -1,51 +1,39 @@
-"""A running instance: models fetched, engines started, gateway open; and their orderly end."""
+"""A running instance: engine installed, models fetched and started, gateway open; and their orderly end."""
 
 from __future__ import annotations
 
 import asyncio
-import re
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from common.engines.contract import EngineAddress, EngineSpec, EngineState
 from common.engines.cpu import default_threads
 from common.engines.ports import SocketDirectory, pick_port
 from common.engines.supervisor import Supervisor
-from common.errors import (
-    CapacityError,
-    ConfigurationError,
-    DeployError,
-    EngineCrashError,
-    InternalError,
-    Problem,
-    RequestError,
-)
+from common.errors import DeployError, EngineCrashError, InternalError, RequestError
 from common.gateway.app import Gateway
-from common.gateway.auth import ApiKeyAuthenticator, Authenticator, OpenAuthenticator
-from common.gateway.key_file import default_key_file
-from common.gateway.keys import generate_key
 from common.gateway.models import GatewaySettings, ServedModel
-from common.gateway.names import check_endpoint_name
-from common.models.clearml_registry import find_model
-from common.models.fetch import ModelFiles, fetch
-from common.models.memory import AvailableMemory, available_memory, without
-from common.models.progress import FetchCancelledError, ProgressEvent
-from common.models.reference import ReferenceKind, default_endpoint_name, parse_reference
-from common.models.use import InUse
-from common.options.settings import ModelOptions
-from common.runtime.app import AnySettings, App, InstalledEngine, ModelPlan
+from common.models.progress import FetchCancelledError
+from common.runtime.access import Access, make_access
+from common.runtime.app import App, InstalledEngine, ModelExtras, ModelPlan
 from common.runtime.background import in_background
+from common.runtime.checking import Checked, check_configs, check_engine
 from common.runtime.console import Console
+from common.runtime.fetching import Fetching
 from common.runtime.hosted_model import HostedModel
 from common.runtime.idle import Activity, is_over_limit
+from common.runtime.naming import check_adapters, resolve_names
+from common.runtime.placement import Placement
 from common.runtime.stopping import StopRequest
 from common.telemetry.recorder import Recorder
 
 _LOAD_WAIT_S = 600.0
 # An abort promises engines gone within two seconds of the drain's end.
 _ENGINE_GRACE_S = 1.5
-_FETCH_GRACE_S = 2.0
+_CANCEL_GRACE_S = 2.0
 
 
 class Instance:
@@ -54,8 +42,7 @@ class Instance:
     def __init__(
         self,
         app: App,
-        settings: AnySettings,
-        engine: InstalledEngine,
+        checked: Checked,
         console: Console,
         stop: StopRequest,
         *,
@@ -64,26 +51,28 @@ class Instance:
         environ: Mapping[str, str],
     ) -> None:
         self._app = app
-        self._settings = settings
-        self._engine = engine
+        self._checked = checked
+        self._settings = checked.settings
         self._console = console
         self._stop = stop
         self._environ = environ
         self._sockets = SocketDirectory()
-        self._preparing: set[asyncio.Task[None]] = set()
+        self._preparing: asyncio.Task[None] | None = None
         self._progress: dict[str, str] = {}
-        self._in_use: list[InUse] = []
-        self._cancel_fetch = threading.Event()
-        self._memory: AvailableMemory | None = None
-        self._memory_lock = asyncio.Lock()
-        self._placed: list[str] = []
+        self._extras: Mapping[str, ModelExtras] = {}
+        self._cancel = threading.Event()
+        token = self._settings.general.hugging_face_token
+        self._fetching = Fetching(token.get_secret_value() if token else None, self._cancel)
+        self._placement = Placement(app, self._settings, environ)
         self.name = name
         self.task_id = task_id
         self.models: list[HostedModel] = []
         self.ready_at: float | None = None
         self.recorder = Recorder()
         self.gateway: Gateway | None = None
-        self.generated_key: str | None = None
+        self.access: Access | None = None
+        # Set once it is ready to run: it may have to be installed first.
+        self.engine: InstalledEngine | None = None
         self.failure: DeployError | None = None
         # Called from any thread when a model's progress or state changed.
         self.on_progress: Callable[[], None] = lambda: None
@@ -94,22 +83,20 @@ class Instance:
         return float(self._settings.general.drain_seconds)
 
     async def start(self) -> None:
-        """Resolve the names, open the gateway and begin to load the models.
+        """Resolve the names, open the gateway and begin to prepare engine and models.
 
         Raises:
             DeployError: The instance cannot work: unknown model, duplicate names, no free port.
         """
-        names = await self._resolve_names()
+        names = await resolve_names(self._settings, self._console.line)
+        self._extras = self._app.extras(names, self._settings)
+        check_adapters(names, self._extras)
         for options, name in zip(self._settings.models, names, strict=True):
-            self.models.append(HostedModel(name, options, self._engine_address()))
+            self.models.append(HostedModel(name, options))
         self.recorder = Recorder(names)
         self.gateway = self._open_gateway()
         await self.gateway.start()
-        threads = default_threads(len(self.models))
-        for model in self.models:
-            task = asyncio.create_task(self._prepare(model, threads))
-            self._preparing.add(task)
-            task.add_done_callback(self._preparing.discard)
+        self._preparing = asyncio.create_task(self._prepare())
 
     def activity(self) -> Activity:
         """What idleness is judged by."""
@@ -144,54 +131,17 @@ class Instance:
 
     async def close(self) -> None:
         """End downloads, engines and gateway; what is still in flight is cut off."""
-        self._cancel_fetch.set()
-        if self._preparing:
-            # A download that ends by itself removes what nobody could go on with.
-            await asyncio.wait(self._preparing, timeout=_FETCH_GRACE_S)
-        for task in self._preparing:
-            task.cancel()
-        await asyncio.gather(*self._preparing, return_exceptions=True)
+        self._cancel.set()
+        if self._preparing is not None:
+            # What ends by itself removes what nobody could go on with.
+            await asyncio.wait({self._preparing}, timeout=_CANCEL_GRACE_S)
+            self._preparing.cancel()
+            await asyncio.gather(self._preparing, return_exceptions=True)
         await asyncio.gather(*(model.stop(_ENGINE_GRACE_S) for model in self.models))
         if self.gateway is not None:
             await self.gateway.stop()
-        for held in self._in_use:
-            held.release()
+        await self._fetching.close()
         self._sockets.close()
-
-    def _listed(self) -> list[tuple[str, ModelOptions]]:
-        models = self._settings.models
-        if len(models) == 1:
-            return [("Model", models[0])]
-        return [(f"Models/models[{i}]", model) for i, model in enumerate(models)]
-
-    async def _resolve_names(self) -> list[str]:
-        """Endpoint names: chosen, or from the reference; a ClearML ID's comes from the registry."""
-        names: list[str] = []
-        problems: list[Problem] = []
-        for where, model in self._listed():
-            name = model.endpoint_name
-            if not name:
-                reference = parse_reference(model.reference)
-                registered = None
-                if reference.kind is ReferenceKind.CLEARML:
-                    found = await in_background(find_model, reference.model_id)
-                    registered = found.name
-                name = default_endpoint_name(reference, registered)
-                if registered and check_endpoint_name(name):
-                    # A registry's names may be anything; an endpoint's is part of a URL.
-                    name = re.sub(r"[^A-Za-z0-9._/-]+", "-", name).strip("-/") or reference.model_id
-                    self._console.line(f'"{registered}" is served as "{name}".')
-            wrong = check_endpoint_name(name)
-            if wrong:
-                message = f'cannot be served as "{name}": {wrong}; set "Model Endpoint Name"'
-                problems.append(Problem(message, path=where))
-            if name in names:
-                message = f'"{name}" is the endpoint name of two models; give one another name'
-                problems.append(Problem(message, title="Model Endpoint Name", path=where))
-            names.append(name)
-        if problems:
-            raise ConfigurationError(problems)
-        return names
 
     async def load(self, name: str) -> None:
         """Start a model's engine, unless it runs, and wait for it; a failed one is tried again."""
@@ -223,11 +173,6 @@ class Instance:
     def _model(self, name: str) -> HostedModel:
         return next(model for model in self.models if model.name == name)
 
-    def _engine_address(self) -> EngineAddress:
-        if self._engine.listens_on_sockets:
-            return EngineAddress(socket_path=self._sockets.new_socket())
-        return EngineAddress(port=pick_port())
-
     def _open_gateway(self) -> Gateway:
         general = self._settings.general
         now = int(time.time())
@@ -239,9 +184,12 @@ class Instance:
                 max_input_tokens=model.options.limits.max_input_tokens,
                 max_total_tokens=model.options.limits.max_total_tokens,
                 created=now,
+                adapters=self._extras_of(model).adapters,
             )
             for model in self.models
         ]
+        access = self.access = make_access(general, self._environ, self._console.line)
+        self._console.hide([access.key])
         settings = GatewaySettings(
             host=general.host,
             ports=general.ports(),
@@ -254,63 +202,104 @@ class Instance:
         return Gateway(
             settings,
             served,
-            self._authenticator(),
+            access.authenticator,
             self.recorder,
             admin=self,
             log=self._console.line,
         )
 
-    def _authenticator(self) -> Authenticator:
-        general = self._settings.general
-        mode = general.auth or "api_key"
-        if mode == "none":
-            self._console.line(
-                "WARNING: authentication is off (General/auth = none): whoever reaches the port can use it."
-            )
-            return OpenAuthenticator()
-        if mode != "api_key":
-            message = "is not available yet: use api_key or none"
-            raise ConfigurationError(
-                [Problem(message, title="Auth", path="General/auth", value=mode)]
-            )
-        given = general.api_key.get_secret_value() if general.api_key else None
-        if not given:
-            self.generated_key = generate_key()
-        key = given or self.generated_key or ""
-        self._console.hide([key])
-        return ApiKeyAuthenticator(key, default_key_file(self._environ), log=self._console.line)
+    def _extras_of(self, model: HostedModel) -> ModelExtras:
+        return self._extras.get(model.name, ModelExtras())
 
-    async def _prepare(self, model: HostedModel, threads: int) -> None:
+    async def _prepare(self) -> None:
+        """Make the engine ready, check what only it and the models can tell, start the models."""
+        try:
+            engine = await self._install_engine()
+            await self._check_models(engine)
+        except (asyncio.CancelledError, FetchCancelledError):
+            return  # the instance ends
+        except Exception as error:  # noqa: BLE001 - whatever it is, the user must see it
+            self._fail(_told(error), *self.models)
+            return
+        threads = default_threads(len(self.models))
+        await asyncio.gather(
+            *(self._prepare_model(engine, model, threads) for model in self.models)
+        )
+
+    async def _install_engine(self) -> InstalledEngine:
+        def report(line: str) -> None:
+            self._console.line(line)
+            for model in self.models:
+                self._progress[model.name] = line
+            self.on_progress()
+
+        engine = await in_background(
+            self._app.install_engine,
+            self._checked.engine,
+            self._settings,
+            self._environ,
+            report,
+            self._cancel,
+        )
+        self._progress.clear()
+        self.engine = engine
+        self._console.line(f"Engine: {engine.label}")
+        if engine.notice:
+            self._console.line(engine.notice)
+        return engine
+
+    async def _check_models(self, engine: InstalledEngine) -> None:
+        """Refuse what the engine's own flags and the models' own configurations tell to be wrong.
+
+        Raises:
+            ConfigurationError: All that is wrong; of the models nothing but that file was fetched.
+        """
+        parameters = self._checked.parameters
+        await in_background(check_engine, self._app, parameters, engine)
+        if self._app.wants == "repository":
+            configs = [self._fetching.config(model.options) for model in self.models]
+            check_configs(self._app, parameters, await asyncio.gather(*configs))
+
+    async def _prepare_model(
+        self, engine: InstalledEngine, model: HostedModel, threads: int
+    ) -> None:
         """Fetch, check and start one model; an error makes that model fail, and the instance."""
         try:
-            await self._fetch_and_start(model, threads)
+            plan = await self._fetch(engine, model, threads)
+            await self._start(engine, model, plan)
         except (asyncio.CancelledError, FetchCancelledError):
             pass  # the instance ends
-        except DeployError as error:
-            self._fail(model, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the user must see it on this model
-            wrapped = InternalError(f"{type(error).__name__}: {error}")
-            wrapped.__cause__ = error
-            self._fail(model, wrapped)
+            self._fail(_told(error), model)
 
-    async def _fetch_and_start(self, model: HostedModel, threads: int) -> None:
-        token = self._settings.general.hugging_face_token
-        # One per model: fetches run in threads, and an `InUse` belongs to one of them.
-        held = InUse()
-        self._in_use.append(held)
-        files = await in_background(
-            fetch,
-            model.options.reference,
-            token=token.get_secret_value() if token else None,
-            progress=lambda event: self._show_progress(model, event),
-            want=self._app.wants,
-            cancel=self._cancel_fetch,
-            in_use=held,
+    async def _fetch(self, engine: InstalledEngine, model: HostedModel, threads: int) -> ModelPlan:
+        """Bring a model's files and companions here and see that they fit."""
+
+        def say(line: str) -> None:
+            self._progress[model.name] = line
+            self._console.line(line)
+            self.on_progress()
+
+        companions = {
+            companion.key: await self._fetching.companion(companion, say)
+            for companion in self._extras_of(model).companions
+        }
+        files = await self._fetching.model(model.options, self._app.wants, say)
+        plan = ModelPlan(
+            name=model.name,
+            options=model.options,
+            path=files.first,
+            files=files.all,
+            address=self._new_address(engine),
+            threads=threads,
+            companions=companions,
         )
-        plan = self._plan(model, files, threads)
-        for line in await self._inspect(plan, files):
+        for line in await self._placement.place(plan, files):
             self._console.line(f"{model.name}: {line}")
-        command = self._engine.command(plan, self._settings)
+        return plan
+
+    async def _start(self, engine: InstalledEngine, model: HostedModel, plan: ModelPlan) -> None:
+        command = engine.command(plan, self._settings)
         for item in command.unavailable:
             self._console.line(
                 f'{model.name}: "{item.title}" ({item.path}) has no effect: {item.reason}'
@@ -319,46 +308,27 @@ class Instance:
             self._console.debug(
                 f'{model.name}: "{done.title}" ({done.path}) is passed as {done.to}'
             )
-        self._console.debug(f"{model.name}: files {', '.join(map(str, files.all))}")
+        self._console.debug(f"{model.name}: files {', '.join(map(str, plan.files))}")
         self._progress[model.name] = "starting the engine"
-        spec = EngineSpec(
-            name=model.name, command=command, address=model.address, program=self._engine
-        )
-        await model.start(spec, self._console.engine, lambda state: self._changed(model, state))
+        spec = EngineSpec(name=model.name, command=command, address=plan.address, program=engine)
 
-    async def _inspect(self, plan: ModelPlan, files: ModelFiles) -> tuple[str, ...]:
-        """Check one model against what the instance's other models leave of the memory."""
-        async with self._memory_lock:
-            if self._memory is None:
-                self._memory = await in_background(available_memory, self._environ)
-            try:
-                found = await in_background(
-                    self._app.inspect, plan, files, self._settings, self._memory
-                )
-            except CapacityError as error:
-                if not self._placed:
-                    raise
-                others = ", ".join(self._placed)
-                raise CapacityError(f"{error} It has to fit beside {others}.") from error
-            self._memory = without(self._memory, found.need)
-            self._placed.append(plan.name)
-        return found.lines
+        def elsewhere() -> EngineSpec:
+            """The same engine on another port, with another key."""
+            moved = replace(plan, address=self._new_address(engine))
+            command = engine.command(moved, self._settings)
+            return replace(spec, command=command, address=moved.address)
 
-    def _plan(self, model: HostedModel, files: ModelFiles, threads: int) -> ModelPlan:
-        return ModelPlan(
-            name=model.name,
-            options=model.options,
-            path=files.first,
-            files=files.all,
-            address=model.address,
-            threads=threads,
+        await model.start(
+            spec,
+            self._console.engine,
+            lambda state: self._changed(model, state),
+            restart_spec=None if plan.address.port is None else elsewhere,
         )
 
-    def _show_progress(self, model: HostedModel, event: ProgressEvent) -> None:
-        text = str(event)
-        self._progress[model.name] = text
-        self._console.line(text)
-        self.on_progress()
+    def _new_address(self, engine: InstalledEngine) -> EngineAddress:
+        if engine.listens_on_sockets:
+            return EngineAddress(socket_path=self._sockets.new_socket())
+        return EngineAddress(port=pick_port(), key=secrets.token_urlsafe(32))
 
     def _changed(self, model: HostedModel, state: EngineState) -> None:
         self._console.debug(f"{model.name}: engine {state.value}")
@@ -375,13 +345,24 @@ class Instance:
         if supervisor.load_s is not None and others_serve:
             self._console.line(f"{model.name}: {error} The other models are served on.")
             return
-        self._fail(model, error)
+        self._fail(error, model)
 
-    def _fail(self, model: HostedModel, error: DeployError) -> None:
-        self._console.line(f"{model.name}: {error}")
-        model.fail(error)
+    def _fail(self, error: DeployError, *models: HostedModel) -> None:
+        names = ", ".join(model.name for model in models)
+        self._console.line(f"{names}: {error}")
+        for model in models:
+            model.fail(error)
         # A user who asked for several models wants to know at once that one cannot be had. During a
         # stop it does not matter any more: the reason of that stop is what is reported.
         if not self._stop.is_set:
             self.failure = error
         self._stop.request("failed", str(error))
+
+
+def _told(error: Exception) -> DeployError:
+    """The error as the user gets it: one that nobody meant is our own mistake."""
+    if isinstance(error, DeployError):
+        return error
+    wrapped = InternalError(f"{type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped

@@ -1,4 +1,4 @@
-"""What would run for a configuration, without running or fetching anything."""
+"""What would run for a configuration, without running, installing or fetching anything."""
 
 from __future__ import annotations
 
@@ -10,9 +10,36 @@ from typing import Any
 from common.engines.contract import EngineAddress, EngineCommand
 from common.engines.cpu import default_threads
 from common.errors import ConfigurationError, Problem
-from common.models.reference import default_endpoint_name, parse_reference
-from common.runtime.app import App, ModelPlan
-from common.runtime.checking import check_parameters
+from common.models.reference import parse_reference
+from common.runtime.app import App, InstalledEngine, ModelExtras, ModelPlan
+from common.runtime.checking import Checked, check_parameters
+from common.runtime.naming import preliminary_names
+
+# Stand-ins: an instance takes a free port, and makes a key, at each start.
+_FIRST_PORT = 8000
+_KEY = "<key>"
+
+
+def check_preview(
+    app: App, parameters: Mapping[str, Any], environ: Mapping[str, str], catalogue: Path | None
+) -> Checked:
+    """Check a configuration without an installed engine.
+
+    Args:
+        app: The app.
+        parameters: ``Section/name`` to value.
+        environ: Where the engine is looked up; one that is not there is stood in for.
+        catalogue: A file of engine flags to use instead of the engine's own.
+
+    Raises:
+        ConfigurationError: All problems of the configuration.
+    """
+    if catalogue is not None:
+        with_flags = getattr(app, "with_catalogue", None)
+        if with_flags is None:
+            raise ConfigurationError([Problem(f"{app.title} takes no --flags catalogue")])
+        app = with_flags(catalogue)
+    return check_parameters(app, parameters, environ, app.preview_engine)
 
 
 def preview(
@@ -24,34 +51,45 @@ def preview(
         app: The app.
         parameters: ``Section/name`` to value.
         environ: Where the engine is looked up.
-        catalogue: A file of engine flags to use instead of the installed engine.
+        catalogue: A file of engine flags to use instead of the engine's own.
 
     Raises:
         ConfigurationError: All problems of the configuration.
     """
-    if catalogue is not None:
-        with_flags = getattr(app, "with_catalogue", None)
-        if with_flags is None:
-            raise ConfigurationError([Problem(f"{app.title} takes no --flags catalogue")])
-        app = with_flags(catalogue)
-    checked = check_parameters(app, parameters, environ, app.preview_engine)
+    checked = check_preview(app, parameters, environ, catalogue)
+    settings, engine = checked.settings, checked.engine
+    names = preliminary_names(settings)
+    extras = app.extras(names, settings)
+    threads = default_threads(len(names))
     models = []
-    threads = default_threads(len(checked.settings.models))
-    for index, options in enumerate(checked.settings.models):
-        reference = parse_reference(options.reference)
-        name = options.endpoint_name or default_endpoint_name(reference, None)
-        # A stand-in: the files are known only once they are fetched.
-        file = Path(reference.local) if reference.local else Path(f"<{options.reference}>")
+    for index, (options, name) in enumerate(zip(settings.models, names, strict=True)):
+        file = _place(options.reference)
         plan = ModelPlan(
             name=name,
             options=options,
             path=file,
             files=(file,),
-            address=EngineAddress(socket_path=Path(f"<socket {index + 1}>.sock")),
+            address=_address(engine, index),
             threads=threads,
+            companions={
+                companion.key: _place(companion.reference)
+                for companion in extras.get(name, ModelExtras()).companions
+            },
         )
-        models.append(_record(name, checked.engine.command(plan, checked.settings)))
-    return {"models": models, "engine_version": checked.engine.version}
+        models.append(_record(name, engine.command(plan, settings)))
+    return {"models": models, "engine_version": engine.version}
+
+
+def _place(reference_text: str) -> Path:
+    """Where files would be; a stand-in for those that are fetched."""
+    reference = parse_reference(reference_text)
+    return Path(reference.local) if reference.local else Path(f"<{reference_text}>")
+
+
+def _address(engine: InstalledEngine, index: int) -> EngineAddress:
+    if engine.listens_on_sockets:
+        return EngineAddress(socket_path=Path(f"<socket {index + 1}>.sock"))
+    return EngineAddress(port=_FIRST_PORT + index, key=_KEY)
 
 
 def _record(name: str, command: EngineCommand) -> dict[str, Any]:

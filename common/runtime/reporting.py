@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from common.clearml.instance import InstanceTask
 from common.engines.process_tree import read_tree
 from common.errors import EngineCrashError
-from common.runtime.app import AnySettings, InstalledEngine
+from common.runtime.app import AnySettings
 from common.runtime.background import in_background
 from common.runtime.hosted_model import HostedModel
 from common.runtime.idle import InstanceStatus, idle_seconds, instance_status
@@ -31,12 +31,10 @@ class Reporting:
         self,
         instance: Instance,
         task: InstanceTask,
-        engine: InstalledEngine,
         settings: AnySettings,
     ) -> None:
         self._instance = instance
         self._task = task
-        self._engine = engine
         self._limit_hours = settings.idle.idle_time_limit_hours
         self._embedding = frozenset(
             m.name for m in instance.models if settings.is_embedding(m.options)
@@ -110,7 +108,8 @@ class Reporting:
 
     async def _count_tokens(self, model: HostedModel, timeout_s: float) -> None:
         """Take the engine's own token totals, unless no request has come since the last time."""
-        path = self._engine.metrics_path
+        engine = self._instance.engine
+        path = engine.metrics_path if engine else None
         requests = self._instance.recorder.snapshot().models[model.name]
         seen = requests.requests + requests.in_flight
         gateway = self._instance.gateway

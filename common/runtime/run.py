@@ -19,13 +19,15 @@ from common.clearml.api import ClearMLApi, is_configured
 from common.clearml.instance import Ending, InstanceTask
 from common.clearml.parameters import parameter_items
 from common.clearml.task import OpenTask, is_run_by_agent, open_task
-from common.errors import ConfigurationError, DeployError, InternalError
+from common.errors import DeployError, InternalError
 from common.runtime.app import AnySettings, App
 from common.runtime.checking import Checked, check_parameters
 from common.runtime.console import Console
+from common.runtime.exit_codes import exit_code_of
 from common.runtime.instance import Instance
 from common.runtime.offline_keys import forget_key, keep_key
 from common.runtime.reporting import STATUS_EVERY_S, Reporting
+from common.runtime.status import key_dashboard
 from common.runtime.stopping import StopReason, StopRequest
 
 # The contract: gone within ten seconds of the drain, server or no server.
@@ -79,7 +81,7 @@ def _run(request: RunRequest, console: Console) -> int:
         )
     except DeployError as error:
         console.line(str(error))
-        return 1
+        return exit_code_of(error)
     report = InstanceTask(task, api, console.line)
     parameters = _parameters(request, task, report)
     report.reset_status()
@@ -139,9 +141,6 @@ class _Run:
         for line in without_effect(checked.settings):
             console.line(f"WARNING: {line}")
         _configure_console(console, checked.settings)
-        console.line(f"Engine: {checked.engine.label}")
-        if checked.engine.notice:
-            console.line(checked.engine.notice)
         try:
             reason = asyncio.run(self._serve(checked))
         except DeployError as error:
@@ -157,8 +156,7 @@ class _Run:
         stop.on_signals(self._console.line, self._leave)
         instance = Instance(
             self._app,
-            checked.settings,
-            checked.engine,
+            checked,
             self._console,
             stop,
             name=self._report.name,
@@ -174,8 +172,8 @@ class _Run:
         try:
             # The names of models are looked up on the server, which may be slow or away.
             if await stop.unless_asked(instance.start()):
-                reporting = Reporting(instance, self._report, checked.engine, checked.settings)
-                self._announce(instance)
+                reporting = Reporting(instance, self._report, checked.settings)
+                self._announce(instance, checked.settings)
                 status = reporting
                 instance.on_progress = lambda: status.write_status(None)
                 while not await stop.wait(STATUS_EVERY_S if instance.ready_at else 0.5):
@@ -199,24 +197,35 @@ class _Run:
             raise InternalError("the instance stopped without a reason")
         return stop.reason
 
-    def _announce(self, instance: Instance) -> None:
+    def _announce(self, instance: Instance, settings: AnySettings) -> None:
         """Say where the instance is reached, on the console and in ``Status/*``."""
         assert instance.gateway is not None
+        assert instance.access is not None
+        key = instance.access.key
+        is_generated = instance.access.is_generated
         values = {
             "endpoint": instance.gateway.base_url,
             "session": self._report.id,
             "console_log": self._report.web_url,
             "token_link": "/settings/workspace-configuration",
         }
-        if instance.generated_key is not None:
-            values["api_key"] = instance.generated_key
-            if self._report.mode == "offline":
-                # Without a server nobody could read it from the task.
-                self._key_file = keep_key(self._report.id, instance.generated_key)
+        if key is not None and (is_generated or settings.shows_api_key):
+            values["api_key"] = key
+        if key is not None and is_generated and self._report.mode == "offline":
+            # Without a server nobody could read it from the task.
+            self._key_file = keep_key(self._report.id, key)
+        if settings.shows_api_key:
+            first = instance.models[0]
+            values |= key_dashboard(
+                first.name,
+                instance.gateway.url_for(first.name),
+                is_embedding=settings.is_embedding(first.options),
+                key=key,
+            )
         self._report.set_status(values)
         for model in instance.models:
             self._console.line(f"{model.name}: endpoint {instance.gateway.url_for(model.name)}")
-        if instance.generated_key is not None:
+        if is_generated:
             self._console.line(f"The key is shown by: clearml-deploy key {self._report.id}")
 
     def _end(self, reason: StopReason) -> int:
@@ -243,7 +252,7 @@ class _Run:
             self._stop.finished.set()
         if self._report.mode == "agent":
             self._wait_to_be_ended()
-        return 2 if isinstance(error, ConfigurationError) and self._report.mode != "agent" else 1
+        return 1 if self._report.mode == "agent" else exit_code_of(error)
 
     def _finish(self, ending: Ending, reason: str, message: str) -> None:
         """Send what is left to the server, for as long as there is time."""
@@ -279,13 +288,11 @@ _NOT_YET = {
 
 
 def without_effect(settings: AnySettings) -> list[str]:
-    """What the user set in General that this version does not do yet, in words."""
-    given = settings.general.given()
-    titles = {option.name: option for option in settings.options() if option.group == "General"}
+    """What the user set for the instance that this version does not do yet, in words."""
     return [
-        f'"{titles[name].title}" ({titles[name].path}) has no effect yet: {reason}.'
-        for name, reason in _NOT_YET.items()
-        if given.get(name)
+        f'"{option.title}" ({option.path}) has no effect yet: {_NOT_YET[option.name]}.'
+        for option, value in settings.given_shared()
+        if value and option.name in _NOT_YET
     ]
 
 
@@ -296,6 +303,7 @@ def _configure_console(console: Console, settings: AnySettings) -> None:
     token = general.hugging_face_token
     console.hide(
         [
+            general.client_key,
             token.get_secret_value() if token else None,
             os.environ.get("HF_TOKEN"),
             os.environ.get("HUGGING_FACE_HUB_TOKEN"),

@@ -24,8 +24,8 @@ class ModelRow:
     progress: str = ""
 
 
-def access_example(row: ModelRow, *, is_embedding: bool, key: str = KEY_PLACEHOLDER) -> str:
-    """The curl command that sends a prompt to a model."""
+def access_example(row: ModelRow, *, is_embedding: bool, key: str | None = KEY_PLACEHOLDER) -> str:
+    """The curl command that sends a prompt to a model; without a key where none is asked for."""
     if is_embedding:
         path = "/embeddings"
         body: dict[str, object] = {"model": row.name, "input": "Hello world!"}
@@ -33,12 +33,22 @@ def access_example(row: ModelRow, *, is_embedding: bool, key: str = KEY_PLACEHOL
         path = "/chat/completions"
         body = {"model": row.name, "messages": [{"role": "user", "content": "Hello world!"}]}
     text = json.dumps(body, ensure_ascii=False)
+    header = f"  -H {shlex.quote(f'Authorization: Bearer {key}')} \\\n" if key else ""
     return (
         f"curl {shlex.quote(row.url + path)} \\\n"
         f"  -H 'Content-Type: application/json' \\\n"
-        f"  -H 'Authorization: Bearer {key}' \\\n"
+        f"{header}"
         f"  -d {shlex.quote(text)}"
     )
+
+
+def key_dashboard(name: str, url: str, *, is_embedding: bool, key: str | None) -> dict[str, str]:
+    """The part of ``Status/*`` for a dashboard that shows the clients' key; never for the console."""
+    row = ModelRow(name, url, "")
+    return {
+        "api_base": url,
+        "test_command": access_example(row, is_embedding=is_embedding, key=key),
+    }
 
 
 def models_table(rows: Sequence[ModelRow]) -> str:

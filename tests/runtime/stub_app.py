@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +19,17 @@ from common.runtime.app import AnySettings, Inspection, InstalledEngine, ModelEx
 
 STUB = Path(__file__).parents[1] / "fakes" / "stub_engine.py"
 
+Install = Callable[[Callable[[str], None], threading.Event], None]
+
 
 @dataclass(frozen=True)
 class StubEngine:
-    """Runs the stub with flags by model name; configuration errors say ``bad option``."""
+    """Runs the stub with flags by model name; configuration errors say ``bad option``.
+
+    Attributes:
+        plans: Takes every plan that a command was written for.
+        problems: What `check` finds wrong with each model.
+    """
 
     flags: Mapping[str, tuple[str, ...]]
     label: str = "stub engine"
@@ -31,15 +38,24 @@ class StubEngine:
     health_path: str = "/health"
     metrics_path: str | None = "/metrics"
     listens_on_sockets: bool = True
+    plans: list[ModelPlan] = field(default_factory=list)
+    problems: tuple[Problem, ...] = ()
 
     def check(self, where: str, model: ModelOptions, settings: AnySettings) -> list[Problem]:
-        return []
+        return list(self.problems)
 
     def command(self, plan: ModelPlan, settings: AnySettings) -> EngineCommand:
+        self.plans.append(plan)
         flags = self.flags.get(plan.name, ())
-        return EngineCommand(
-            (sys.executable, str(STUB), "--socket", str(plan.address.socket_path), *flags)
-        )
+        address = plan.address
+        if address.port is None:
+            listen = ("--socket", str(address.socket_path))
+        else:
+            listen = ("--port", str(address.port))
+        for key, path in plan.companions.items():
+            listen += ("--print", f"{key} at {path}")
+        env = {"STUB_API_KEY": address.key} if address.key else {}
+        return EngineCommand((sys.executable, str(STUB), *listen, *flags), env, frozenset(env))
 
     def diagnose(self, exit_code: int | None, tail: Sequence[str]) -> Diagnosis:
         bad = [line for line in tail if "bad option" in line]
@@ -48,19 +64,31 @@ class StubEngine:
 
 @dataclass(frozen=True)
 class StubApp:
-    """The llama.cpp app's options over the stub engine."""
+    """The llama.cpp app's options over the stub engine.
+
+    Attributes:
+        flags: The engine's flags by model name.
+        install: Done in `install_engine`; may block, report and raise.
+        installed: What the engine is after that, as changes of `StubEngine`.
+        extra: What comes with the models, by their names.
+        config_problems: What is wrong with the contents of a ``config.json``.
+    """
 
     flags: Mapping[str, tuple[str, ...]]
     name: str = "llamacpp"
     title: str = "Stub"
     settings: type[LlamaCppSettings] = LlamaCppSettings
     wants: Literal["gguf", "repository"] = "gguf"
+    install: Install | None = None
+    installed: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, ModelExtras] = field(default_factory=dict)
+    config_problems: Callable[[Mapping[str, Any]], list[Problem]] = lambda config: []
 
     def find_engine(self, settings: AnySettings, environ: Mapping[str, str]) -> StubEngine:
         return StubEngine(self.flags)
 
     def preview_engine(self, settings: AnySettings, environ: Mapping[str, str]) -> StubEngine:
-        return StubEngine(self.flags)
+        return replace(StubEngine(self.flags), **self.installed)
 
     def install_engine(
         self,
@@ -70,15 +98,18 @@ class StubApp:
         report: Callable[[str], None],
         cancel: threading.Event,
     ) -> InstalledEngine:
-        return engine
+        assert isinstance(engine, StubEngine)
+        if self.install is not None:
+            self.install(report, cancel)
+        return replace(engine, **self.installed)
 
     def extras(self, names: Sequence[str], settings: AnySettings) -> Mapping[str, ModelExtras]:
-        return {}
+        return {name: self.extra[name] for name in names if name in self.extra}
 
     def check_config(
         self, where: str, model: ModelOptions, settings: AnySettings, config: Mapping[str, Any]
     ) -> list[Problem]:
-        return []
+        return self.config_problems(config)
 
     def inspect(
         self, plan: ModelPlan, files: ModelFiles, settings: AnySettings, memory: AvailableMemory

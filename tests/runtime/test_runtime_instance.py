@@ -3,103 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import io
-import json
 import os
 import signal
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from common.errors import CapacityError, RequestError
-from common.options.loading import load_settings
-from common.runtime.console import Console
-from common.runtime.instance import Instance
-from common.runtime.stopping import StopRequest
-from tests.runtime.stub_app import StubApp
-
-KEY = "key-of-the-tests-0123456789"
-BAD = ("--print", "bad option --x", "--exit-code", "2")
-HEADERS = {"Authorization": f"Bearer {KEY}"}
-
-
-class Running:
-    """An instance that was started, with its console and stop request."""
-
-    def __init__(self, instance: Instance, stop: StopRequest, out: io.StringIO) -> None:
-        self.instance = instance
-        self.stop = stop
-        self.out = out
-
-    async def ready(self, *names: str) -> None:
-        await until(lambda: all(self.status(name) == "ready" for name in names))
-
-    def status(self, name: str) -> str:
-        return next(m.status for m in self.instance.models if m.name == name)
-
-    def pid(self, name: str) -> int:
-        supervisor = next(m.supervisor for m in self.instance.models if m.name == name)
-        assert supervisor is not None
-        pid = supervisor.pid
-        assert pid is not None
-        return pid
-
-    async def chat(self, name: str, *, stream: bool = False) -> tuple[int, str]:
-        assert self.instance.gateway is not None
-        body = {"model": name, "messages": [{"role": "user", "content": "x"}], "stream": stream}
-        url = f"{self.instance.gateway.base_url}/v1/chat/completions"
-        async with (
-            aiohttp.ClientSession() as session,
-            session.post(url, json=body, headers=HEADERS) as answer,
-        ):
-            return answer.status, await answer.text()
-
-
-async def until(condition: Callable[[], object], timeout_s: float = 15.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        await asyncio.sleep(0.01)
-
-
-@asynccontextmanager
-async def running(folder: Path, **flags: tuple[str, ...]) -> AsyncIterator[Running]:
-    """Serve a model for each keyword, by an engine with its flags."""
-    models = []
-    for name in flags:
-        (folder / f"{name}.gguf").write_bytes(b"GGUF" + b"\0" * 60)
-        models.append({"model": str(folder / f"{name}.gguf"), "model_endpoint_name": name})
-    app = StubApp(flags)
-    settings = load_settings(
-        app.settings,
-        {
-            "Models/models": json.dumps(models),
-            "General/host": "127.0.0.1",
-            "General/api_key": KEY,
-            "General/drain_seconds": "8",
-        },
-    ).settings
-    out = io.StringIO()
-    stop = StopRequest(asyncio.get_running_loop())
-    instance = Instance(
-        app,
-        settings,
-        app.find_engine(settings, os.environ),
-        Console(out),
-        stop,
-        name="test",
-        task_id=None,
-        environ={**os.environ, "HOME": str(folder)},
-    )
-    await instance.start()
-    try:
-        yield Running(instance, stop, out)
-    finally:
-        await instance.close()
+from tests.runtime.running_instance import BAD, Running, running, until
 
 
 async def test_unloading_a_model_that_loads_does_not_fail_the_instance(tmp_path: Path) -> None:
