@@ -164,7 +164,15 @@ def _check_names(reading: _Reading, given: Mapping[str, Any]) -> None:
         if section in FOREIGN_SECTIONS or path in known or path in aliases or path == MODELS_PATH:
             continue
         # Without its value: it may be a secret under a misspelt name.
-        reading.add(path, f"there is no such parameter{nearest(path, known | {MODELS_PATH})}")
+        hint = _elsewhere(reading, path) or nearest(path, known | {MODELS_PATH})
+        reading.add(path, f"there is no such parameter{hint}")
+
+
+def _elsewhere(reading: _Reading, path: str) -> str:
+    """A clause naming the same option in its own section, or an empty string."""
+    name = path.rpartition("/")[2].lower()
+    paths = [f'"{option.path}"' for option in reading.options if option.name == name]
+    return f"; did you mean {' or '.join(paths)}?" if paths else ""
 
 
 def _load_group(
@@ -255,7 +263,8 @@ def _load_listed_model(
     known = model_type.model_fields
     for name in entry:
         if name not in known:
-            message = f"there is no such model option{nearest(name, known)}"
+            hint = _elsewhere(reading, str(name)) or nearest(str(name), known)
+            message = f"there is no such model option{hint}"
             reading.problems.append(Problem(message, path=f"{where}.{name}"))
     raw = {name: value for name, value in entry.items() if name in known and not _is_empty(value)}
     if "model" not in raw:

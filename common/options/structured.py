@@ -80,7 +80,7 @@ def split_values(text: str) -> list[str]:
 
 
 def _dump(value: dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def _refuse_constant(name: str) -> Any:
@@ -144,8 +144,6 @@ def _read_lines(text: str) -> dict[str, Any]:
 
 
 def _scalar(text: str, line: int) -> Any:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
     if text.startswith(("{", "[")):
         try:
             return read_json(text)
@@ -154,6 +152,8 @@ def _scalar(text: str, line: int) -> Any:
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return text[1:-1]
     text = re.sub(r"\s+#.*", "", text)
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     # Only what JSON has as a number is one: a revision such as 0123 stays text.
     if re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", text):
         return json.loads(text)

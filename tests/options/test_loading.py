@@ -251,3 +251,31 @@ def test_numbers_of_a_json_file_are_text_where_text_is_meant() -> None:
     assert load({**MODEL, "General/port": 8800}).settings.general.port == "8800"
     (problem,) = problems({"Model/model": ["a"]})
     assert problem.message == "must be text"
+
+
+def test_an_option_in_the_wrong_section_is_found_in_its_own() -> None:
+    found = problems({**MODEL, "Advanced/temperature": "1", "Idle/Port": "8800"})
+    assert 'did you mean "Model/temperature"?' in found[0].message
+    assert 'did you mean "General/port"?' in found[1].message
+    (problem,) = problems({"Models/models": [{"model": "a/b/c.gguf", "drain_seconds": 3}]})
+    assert 'did you mean "General/drain_seconds"?' in problem.message
+
+
+def test_a_flat_configuration_may_hold_an_object() -> None:
+    assert flatten_config({"Model/x": {"a": 1}}) == {"Model/x": {"a": 1}}
+
+
+def test_groups_with_wrong_values_still_take_part_in_the_checks() -> None:
+    seen = []
+
+    def check(where: str, model: Any, settings: Any) -> list[Problem]:
+        seen.append((settings.general.engine, settings.general.max_body_mib))
+        return []
+
+    with pytest.raises(ConfigurationError):
+        load_settings(
+            LlamaCppSettings,
+            {**MODEL, "General/engine": "llama-server", "General/max_body_mib": "big"},
+            check,
+        )
+    assert seen == [("llama-server", 64.0)]
