@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
-from common.engines.contract import EngineAddress, EngineSpec, EngineState
-from common.engines.cpu import default_threads
-from common.engines.ports import SocketDirectory, pick_port
+from common.engines.contract import EngineState
 from common.engines.supervisor import Supervisor
 from common.errors import DeployError, EngineCrashError, InternalError, RequestError
 from common.gateway.app import Gateway
 from common.gateway.models import GatewaySettings, ServedModel
 from common.models.progress import FetchCancelledError
 from common.runtime.access import Access, make_access
-from common.runtime.app import App, InstalledEngine, ModelExtras, ModelPlan
-from common.runtime.background import in_background
-from common.runtime.checking import Checked, check_configs, check_engine
+from common.runtime.app import App, InstalledEngine, ModelExtras
+from common.runtime.checking import Checked
 from common.runtime.console import Console
-from common.runtime.fetching import Fetching
 from common.runtime.hosted_model import HostedModel
 from common.runtime.idle import Activity, is_over_limit
 from common.runtime.naming import check_adapters, resolve_names
-from common.runtime.placement import Placement
+from common.runtime.preparation import Preparation
 from common.runtime.stopping import StopRequest
 from common.telemetry.recorder import Recorder
 
@@ -51,19 +44,14 @@ class Instance:
         environ: Mapping[str, str],
     ) -> None:
         self._app = app
-        self._checked = checked
         self._settings = checked.settings
         self._console = console
         self._stop = stop
         self._environ = environ
-        self._sockets = SocketDirectory()
+        self._preparation = Preparation(app, checked, console, environ, self._show_progress)
         self._preparing: asyncio.Task[None] | None = None
         self._progress: dict[str, str] = {}
         self._extras: Mapping[str, ModelExtras] = {}
-        self._cancel = threading.Event()
-        token = self._settings.general.hugging_face_token
-        self._fetching = Fetching(token.get_secret_value() if token else None, self._cancel)
-        self._placement = Placement(app, self._settings, environ)
         self.name = name
         self.task_id = task_id
         self.models: list[HostedModel] = []
@@ -131,7 +119,7 @@ class Instance:
 
     async def close(self) -> None:
         """End downloads, engines and gateway; what is still in flight is cut off."""
-        self._cancel.set()
+        self._preparation.cancel()
         if self._preparing is not None:
             # What ends by itself removes what nobody could go on with.
             await asyncio.wait({self._preparing}, timeout=_CANCEL_GRACE_S)
@@ -140,8 +128,7 @@ class Instance:
         await asyncio.gather(*(model.stop(_ENGINE_GRACE_S) for model in self.models))
         if self.gateway is not None:
             await self.gateway.stop()
-        await self._fetching.close()
-        self._sockets.close()
+        await self._preparation.close()
 
     async def load(self, name: str) -> None:
         """Start a model's engine, unless it runs, and wait for it; a failed one is tried again."""
@@ -214,121 +201,34 @@ class Instance:
     async def _prepare(self) -> None:
         """Make the engine ready, check what only it and the models can tell, start the models."""
         try:
-            engine = await self._install_engine()
-            await self._check_models(engine)
+            engine = await self._preparation.install(self.models)
+            self.engine = engine
+            await self._preparation.check(engine, self.models)
         except (asyncio.CancelledError, FetchCancelledError):
             return  # the instance ends
         except Exception as error:  # noqa: BLE001 - whatever it is, the user must see it
             self._fail(_told(error), *self.models)
             return
-        threads = default_threads(len(self.models))
-        await asyncio.gather(
-            *(self._prepare_model(engine, model, threads) for model in self.models)
-        )
+        await asyncio.gather(*(self._prepare_model(engine, model) for model in self.models))
 
-    async def _install_engine(self) -> InstalledEngine:
-        def report(line: str) -> None:
-            self._console.line(line)
-            for model in self.models:
-                self._progress[model.name] = line
-            self.on_progress()
-
-        engine = await in_background(
-            self._app.install_engine,
-            self._checked.engine,
-            self._settings,
-            self._environ,
-            report,
-            self._cancel,
-        )
-        self._progress.clear()
-        self.engine = engine
-        self._console.line(f"Engine: {engine.label}")
-        if engine.notice:
-            self._console.line(engine.notice)
-        return engine
-
-    async def _check_models(self, engine: InstalledEngine) -> None:
-        """Refuse what the engine's own flags and the models' own configurations tell to be wrong.
-
-        Raises:
-            ConfigurationError: All that is wrong; of the models nothing but that file was fetched.
-        """
-        parameters = self._checked.parameters
-        await in_background(check_engine, self._app, parameters, engine)
-        if self._app.wants == "repository":
-            configs = [self._fetching.config(model.options) for model in self.models]
-            check_configs(self._app, parameters, await asyncio.gather(*configs))
-
-    async def _prepare_model(
-        self, engine: InstalledEngine, model: HostedModel, threads: int
-    ) -> None:
+    async def _prepare_model(self, engine: InstalledEngine, model: HostedModel) -> None:
         """Fetch, check and start one model; an error makes that model fail, and the instance."""
         try:
-            plan = await self._fetch(engine, model, threads)
-            await self._start(engine, model, plan)
+            prepared = await self._preparation.prepare(engine, model, self._extras_of(model))
+            await model.start(
+                prepared.spec,
+                self._console.engine,
+                lambda state: self._changed(model, state),
+                prepared.restart_spec,
+            )
         except (asyncio.CancelledError, FetchCancelledError):
             pass  # the instance ends
         except Exception as error:  # noqa: BLE001 - whatever it is, the user must see it on this model
             self._fail(_told(error), model)
 
-    async def _fetch(self, engine: InstalledEngine, model: HostedModel, threads: int) -> ModelPlan:
-        """Bring a model's files and companions here and see that they fit."""
-
-        def say(line: str) -> None:
-            self._progress[model.name] = line
-            self._console.line(line)
-            self.on_progress()
-
-        companions = {
-            companion.key: await self._fetching.companion(companion, say)
-            for companion in self._extras_of(model).companions
-        }
-        files = await self._fetching.model(model.options, self._app.wants, say)
-        plan = ModelPlan(
-            name=model.name,
-            options=model.options,
-            path=files.first,
-            files=files.all,
-            address=self._new_address(engine),
-            threads=threads,
-            companions=companions,
-        )
-        for line in await self._placement.place(plan, files):
-            self._console.line(f"{model.name}: {line}")
-        return plan
-
-    async def _start(self, engine: InstalledEngine, model: HostedModel, plan: ModelPlan) -> None:
-        command = engine.command(plan, self._settings)
-        for item in command.unavailable:
-            self._console.line(
-                f'{model.name}: "{item.title}" ({item.path}) has no effect: {item.reason}'
-            )
-        for done in command.translated:
-            self._console.debug(
-                f'{model.name}: "{done.title}" ({done.path}) is passed as {done.to}'
-            )
-        self._console.debug(f"{model.name}: files {', '.join(map(str, plan.files))}")
-        self._progress[model.name] = "starting the engine"
-        spec = EngineSpec(name=model.name, command=command, address=plan.address, program=engine)
-
-        def elsewhere() -> EngineSpec:
-            """The same engine on another port, with another key."""
-            moved = replace(plan, address=self._new_address(engine))
-            command = engine.command(moved, self._settings)
-            return replace(spec, command=command, address=moved.address)
-
-        await model.start(
-            spec,
-            self._console.engine,
-            lambda state: self._changed(model, state),
-            restart_spec=None if plan.address.port is None else elsewhere,
-        )
-
-    def _new_address(self, engine: InstalledEngine) -> EngineAddress:
-        if engine.listens_on_sockets:
-            return EngineAddress(socket_path=self._sockets.new_socket())
-        return EngineAddress(port=pick_port(), key=secrets.token_urlsafe(32))
+    def _show_progress(self, model: HostedModel, line: str) -> None:
+        self._progress[model.name] = line
+        self.on_progress()
 
     def _changed(self, model: HostedModel, state: EngineState) -> None:
         self._console.debug(f"{model.name}: engine {state.value}")

@@ -23,7 +23,7 @@ from common.errors import (
     Problem,
 )
 from common.models.progress import FetchCancelledError
-from common.runtime import instance as instance_module
+from common.runtime import preparation
 from common.runtime.app import Companion, ModelExtras
 from tests.fakes.hub_server import HubServer
 from tests.runtime.running_instance import KEY, Running, running, serving, until
@@ -303,7 +303,7 @@ async def test_a_port_that_was_taken_in_between_is_left_for_another(
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         taken = stranger.getsockname()[1]
         picks = iter([taken])
-        monkeypatch.setattr(instance_module, "pick_port", lambda: next(picks, None) or pick_port())
+        monkeypatch.setattr(preparation, "pick_port", lambda: next(picks, None) or pick_port())
         async with serving(TCP, tmp_path, {"m": gguf(tmp_path)}) as it:
             await it.ready("m")
             assert it.instance.models[0].address.port != taken
