@@ -11,7 +11,7 @@ from common.models.reference import ReferenceKind, parse_reference
 from common.options.loading import load_settings
 from common.options.settings import ModelOptions
 from common.runtime.app import AnySettings, App, InstalledEngine
-from common.runtime.naming import check_adapters, name_problems, preliminary_names
+from common.runtime.naming import check_adapters, preliminary_names
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def check_parameters(
 
     try:
         loaded = load_settings(app.settings, parameters, check)
-        check_names(app, loaded.settings)
+        check_extras(app, loaded.settings)
     except ConfigurationError as error:
         if missing:
             extra = Problem(str(missing[0]))
@@ -78,22 +78,19 @@ def check_parameters(
     return Checked(loaded.settings, found[0], loaded.warnings, dict(parameters))
 
 
-def check_names(app: App, settings: AnySettings) -> None:
-    """Refuse names of models and adapters that can be told to be wrong without the registry.
+def check_extras(app: App, settings: AnySettings) -> None:
+    """Refuse adapters that are wrong, unless the registry has yet to tell a model's name.
 
     Raises:
-        ConfigurationError: Two models of one name, an adapter that belongs to none, and the like.
+        ConfigurationError: One belongs to no model, or its name is taken or cannot be served.
         ModelError: A reference is none.
     """
-    names = preliminary_names(settings)
-    problems = name_problems(settings, names)
-    if problems:
-        raise ConfigurationError(problems)
     is_final = all(
         model.endpoint_name or parse_reference(model.reference).kind is not ReferenceKind.CLEARML
         for model in settings.models
     )
     if is_final:
+        names = preliminary_names(settings)
         check_adapters(names, app.extras(names, settings))
 
 

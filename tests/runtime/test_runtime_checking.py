@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from apps.llamacpp.app import app
-from common.errors import ConfigurationError, EngineMissingError
+from apps.vllm.options import VllmSettings
+from common.errors import ConfigurationError, EngineMissingError, Problem
 from common.options.loading import load_settings
-from common.runtime.app import AnySettings, InstalledEngine
-from common.runtime.checking import check_parameters
+from common.runtime.app import AnySettings, Companion, InstalledEngine, ModelExtras
+from common.runtime.checking import check_configs, check_engine, check_parameters
 from common.runtime.preview import preview
 from common.runtime.run import without_effect
-from tests.runtime.stub_app import StubApp
+from tests.runtime.stub_app import StubApp, StubEngine
+
+ROOT = Path(__file__).parents[2]
 
 
 def missing(settings: AnySettings, environ: Mapping[str, str]) -> InstalledEngine:
@@ -66,6 +71,103 @@ def test_an_app_without_catalogue_says_so() -> None:
         preview(StubApp({}), {"Model/model": "a/b/c.gguf"}, {}, Path("flags.json"))
 
 
+def test_a_preview_shows_companions_and_ports_without_having_them(tmp_path: Path) -> None:
+    words = Companion("tokenizer", "org/words", "Tokenizer", "Model/tokenizer", want="tokenizer")
+    local = Companion("lora:sql", str(tmp_path), "LoRA Modules", "LoRA/lora_modules")
+    app = StubApp(
+        {},
+        extra={"m": ModelExtras((words, local), ("sql",))},
+        installed={"listens_on_sockets": False},
+    )
+    given = {"Model/model": "a/b/c.gguf", "Model/model_endpoint_name": "m"}
+    (model,) = preview(app, given, {}, None)["models"]
+    assert "tokenizer at <org/words>" in model["argv"]
+    assert f"lora:sql at {tmp_path}" in model["argv"]
+    assert model["argv"][model["argv"].index("--port") + 1] == "8000"
+    assert model["env"] == {"STUB_API_KEY": "******"}
+    assert "socket" not in json.dumps(model)
+
+
+def test_adapters_are_checked_before_anything_is_opened() -> None:
+    taken = StubApp({}, extra={"a/b/c.gguf": ModelExtras(adapters=("a/b/c.gguf",))})
+    with pytest.raises(ConfigurationError, match="is also another name here"):
+        check_parameters(taken, {"Model/model": "a/b/c.gguf"}, {})
+
+
+def test_adapters_of_a_model_that_is_named_by_the_registry_wait_for_its_name() -> None:
+    model_id = "0123456789abcdef" * 2
+    taken = StubApp({}, extra={model_id: ModelExtras(adapters=(model_id,))})
+    checked = check_parameters(taken, {"Model/model": model_id}, {})
+    assert checked.settings.models[0].reference == model_id
+
+
+def test_an_engine_checked_late_finds_what_it_did_not_know_before() -> None:
+    given = {"Model/model": "a/b/c.gguf", "Model/temperature": "0.5"}
+    checked = check_parameters(StubApp({}), given, {})
+    problem = Problem("is too hot for this engine", path="temperature", value=0.5)
+    with pytest.raises(ConfigurationError) as raised:
+        check_engine(StubApp({}), checked.parameters, StubEngine({}, problems=(problem,)))
+    (found,) = raised.value.problems
+    assert (found.title, found.path) == ("Temperature", "Model/temperature")
+
+
+def test_configurations_belong_to_their_models() -> None:
+    models = [{"model": "a/b/1.gguf"}, {"model": "a/b/2.gguf"}, {"model": "a/b/3.gguf"}]
+    app = StubApp({}, config_problems=lambda config: [Problem(config["why"], path="model")])
+    with pytest.raises(ConfigurationError) as raised:
+        check_configs(
+            app, {"Models/models": json.dumps(models)}, [{"why": "first"}, None, {"why": "third"}]
+        )
+    assert [(problem.path, problem.message) for problem in raised.value.problems] == [
+        ("Models/models[0].model", "first"),
+        ("Models/models[2].model", "third"),
+    ]
+
+
+def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "common.cli.main", *arguments],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("validate", "llamacpp", "--set", "Model/model=a/b/c.gguf"), 0, "valid: 1 model"),
+        (("validate", "llamacpp", "--set", "Model/temperature=x"), 2, "2 problems"),
+        (("validate", "llamacpp", "--set", "nothing"), 2, "Section/name=value"),
+        (("validate", "llamacpp", "--flags", "none.json"), 2, "does not exist"),
+        (("validate", "no-such-app"), 2, "no-such-app"),
+        (("command", "llamacpp", "--set", "Model/model=nothing"), 2, "no existing file"),
+        (("docs", "check", "--folder", "/nonexistent"), 2, "Error: There is no folder"),
+        (("status", "0" * 32), 1, "Error: "),
+    ],
+)
+def test_exit_codes_tell_what_is_wrong_from_what_failed(
+    arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    done = cli(*arguments)
+    assert done.returncode == code, done.stderr
+    assert words in done.stdout + done.stderr
+
+
+def test_a_task_script_has_the_same_exit_codes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "apps.llamacpp", "--config", "/nonexistent/file.json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "/nonexistent/file.json: cannot be read" in done.stderr
+
+
 def test_options_of_the_form_that_wait_for_their_work_are_named() -> None:
     given = {"Model/model": "a/b/c.gguf", "General/enable_disk_swapping": "true"}
     lines = without_effect(load_settings(app().settings, given).settings)
@@ -73,3 +175,15 @@ def test_options_of_the_form_that_wait_for_their_work_are_named() -> None:
     assert "General/enable_disk_swapping" in lines[0]
     none = without_effect(load_settings(app().settings, {"Model/model": "a/b/c.gguf"}).settings)
     assert none == []
+
+
+def test_the_same_options_are_named_in_whatever_group_a_form_has_them() -> None:
+    given = {
+        "Model/model": "a/b",
+        "Advanced/enable_automatic_cpu_offloading": "true",
+        "General/max_cuda_memory_gib": "80",
+    }
+    lines = without_effect(load_settings(VllmSettings, given).settings)
+    assert len(lines) == 2
+    for path in ("Advanced/enable_automatic_cpu_offloading", "General/max_cuda_memory_gib"):
+        assert any(f"({path})" in line for line in lines)
