@@ -48,7 +48,17 @@ class AvailableMemory:
 
 
 def without(memory: AvailableMemory, need: MemoryNeed) -> AvailableMemory:
-    """What is left when `need` is taken: from the host, and from the GPUs with the most free first."""
+    """What is left when `need` is taken: from the host, and from the GPUs.
+
+    Where the need does not say of which GPU it takes what, those with the most free come first.
+    """
+    if need.by_gpu:
+        shares = (*need.by_gpu, *[0] * len(memory.gpus))
+        rest = tuple(
+            replace(gpu, free_bytes=max(0, gpu.free_bytes - share))
+            for gpu, share in zip(memory.gpus, shares, strict=False)
+        )
+        return AvailableMemory(max(0, memory.host_bytes - need.host_bytes), rest)
     left = need.gpu_bytes
     gpus: dict[int, GpuMemory] = dict(enumerate(memory.gpus))
     for index, gpu in sorted(gpus.items(), key=lambda item: -item[1].free_bytes):
@@ -215,10 +225,17 @@ def visible_gpus(visible: str | None, gpus: Sequence[GpuMemory]) -> tuple[GpuMem
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """What one start needs on each side, in bytes."""
+    """What one start needs on each side, in bytes.
+
+    Attributes:
+        host_bytes: Of the host.
+        gpu_bytes: Of all GPUs together.
+        by_gpu: Of each, in the order of `AvailableMemory.gpus`, where the engine takes it so.
+    """
 
     host_bytes: int
     gpu_bytes: int
+    by_gpu: tuple[int, ...] = ()
 
 
 def plan_memory(
