@@ -218,7 +218,7 @@ _RULES = (
         "The model's folder has no weights.",
     ),
     _rule(
-        r"Attempted to load weight|size mismatch|shape mismatch|not initialized from checkpoint|"
+        r"Attempted to load weight|size mismatch|shape mismatch|exceeds dimension size|not initialized from checkpoint|"
         r"There is no module or parameter named",
         "The weights do not fit the model's config.json.",
     ),
@@ -241,7 +241,7 @@ _RULES = (
         '"Enable Auto Tool Choice" needs "Tool Call Parser".',
     ),
     _rule(
-        r"chat template .*(?:does not exist|looks like a file path)",
+        r"chat template .*(?:does not exist|doesn't exist|looks like a file path)",
         "The chat template that it was told to use is not there.",
     ),
     _rule(

@@ -7,6 +7,7 @@ the form's fields (CLI, Model Overrides, Ray over several machines), only what h
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from packaging.version import Version
 
 from apps.vllm.facts import EngineFacts
+from apps.vllm.machine import CPU_CACHE
 from apps.vllm.model_config import Asked, check_model_config, context_limit, parallel_problem
 from apps.vllm.model_memory import kv_bytes_per_token, loaded_bytes
 from common.errors import CapacityError, ConfigurationError, Problem
@@ -172,14 +174,16 @@ def _rank(folder: Path, key: str) -> int:
 
 
 def _need_of_host(model: _Model, memory: AvailableMemory, facts: EngineFacts) -> MemoryNeed:
-    cache = int((facts.kv_cache_gib or 0) * _GIB)
+    # Where the worker's environment says it, the facts do not.
+    said = os.environ.get(CPU_CACHE, "")
+    cache = int((facts.kv_cache_gib or (int(said) if said.isdigit() else 0)) * _GIB)
     request = model.request_bytes
     if cache and request and request > cache:
         fitting = (model.tokens or 0) * cache // request
         raise CapacityError(
             f"{model.name}: one request with the whole context of {model.tokens:,} tokens needs "
             f"{render_gib(request)} of KV cache, and {render_gib(cache)} of host memory are set "
-            f'aside for it (VLLM_CPU_KVCACHE_SPACE). Set "{_title(model, "--max-model-len")}" to '
+            f'aside for it ({CPU_CACHE}). Set "{_title(model, "--max-model-len")}" to '
             f"{fitting // 16 * 16:,} or less, or give the cache more."
         )
     # Every worker has its part of the weights, and a cache of its own.
@@ -191,7 +195,7 @@ def _need_of_host(model: _Model, memory: AvailableMemory, facts: EngineFacts) ->
             f"{render_gib(model.weights_bytes)}, KV cache {render_gib(cache * workers)} and "
             f"{render_gib(_HOST_OVERHEAD)} for vLLM itself are {render_gib(need)}, and "
             f"{render_gib(memory.host_bytes)} can be had. Use a smaller model, a smaller KV cache "
-            "(VLLM_CPU_KVCACHE_SPACE, in GiB), or a machine with more memory."
+            f"({CPU_CACHE}, in GiB), or a machine with more memory."
         )
     return MemoryNeed(need, 0)
 

@@ -117,6 +117,12 @@ CONFIGURATION = {
     ),
     f"{CORE}safetensors_rust.SafetensorError: Error while deserializing header: "
     f"incomplete metadata\n{GENERAL}": "damaged or incomplete",
+    "vllm.exceptions.VLLMValidationError: The supplied chat template string (/nope.jinja) appears "
+    "path-like, but doesn't exist! Tried: /nope.jinja": "chat template that it was told to use",
+    f"{CORE}RuntimeError: start (0) + length (256) exceeds dimension size (128).\n{GENERAL}": (
+        "do not fit the model's config.json"
+    ),
+    f"{CORE}RuntimeError: Cannot find any model weights with `/m`\n{GENERAL}": "has no weights",
     "ModuleNotFoundError: No module named 'mistral_common'": "lacks the module mistral_common",
 }
 
