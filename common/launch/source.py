@@ -38,7 +38,8 @@ def local_checkout(extra: str, root: Path = _ROOT) -> Source:
     """Describe the checkout that this program runs from, for agents on this machine.
 
     Args:
-        extra: The engine's extra of this package (``llamacpp``), whose requirements are added.
+        extra: The engine's extra of this package (``llamacpp``), whose requirements are added. vLLM has
+            none: gigabytes, which the worker's image has or `General/vllm_version` asks for.
         root: The checkout.
 
     Raises:

@@ -49,19 +49,19 @@ def check_parameters(
         find_engine: Instead of the app's own search, which needs an installed engine.
 
     Raises:
-        ConfigurationError: Every problem of the options, those that only the engine's own flags can
-            tell included.
+        ConfigurationError: Every problem of the options, those that only the engine's own flags or
+            this machine can tell included.
         EngineError: The options are right and no engine is there.
     """
     found: list[InstalledEngine] = []
-    missing: list[EngineError] = []
+    missing: list[EngineError | ConfigurationError] = []
     find = find_engine or app.find_engine
 
     def check(where: str, model: ModelOptions, settings: AnySettings) -> list[Problem]:
         if not found and not missing:
             try:
                 found.append(find(settings, environ))
-            except EngineError as error:
+            except (EngineError, ConfigurationError) as error:
                 missing.append(error)
         return found[0].check(where, model, settings) if found else []
 
@@ -70,12 +70,15 @@ def check_parameters(
         check_extras(app, loaded.settings)
     except ConfigurationError as error:
         if missing:
-            extra = Problem(str(missing[0]))
-            raise ConfigurationError([*error.problems, extra]) from missing[0]
+            raise ConfigurationError([*error.problems, *_problems(missing[0])]) from missing[0]
         raise
     if missing:
         raise missing[0]
     return Checked(loaded.settings, found[0], loaded.warnings, dict(parameters))
+
+
+def _problems(error: EngineError | ConfigurationError) -> Sequence[Problem]:
+    return error.problems if isinstance(error, ConfigurationError) else [Problem(str(error))]
 
 
 def check_extras(app: App, settings: AnySettings) -> None:

@@ -81,6 +81,12 @@ def test_requirements_are_the_packages_own_and_those_of_the_engine() -> None:
     assert git_url("https://h/r.git", "b", "c", "llamacpp").packages == more
 
 
+@pytest.mark.parametrize("app", ["vllm", "legacy_model"])
+def test_a_vllm_is_never_installed_into_the_agents_environment(app: str) -> None:
+    assert requirements(app) == requirements("")
+    assert not any(line.lower().startswith(("vllm", "torch")) for line in requirements(app))
+
+
 def test_files_of_the_program_that_git_does_not_track_are_named(checkout: Path) -> None:
     (checkout / "common").mkdir()
     (checkout / "common" / "new.py").write_text("x = 1\n")

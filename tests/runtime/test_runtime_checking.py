@@ -36,6 +36,18 @@ def test_a_missing_engine_is_told_beside_the_problems_of_the_options() -> None:
         check_parameters(StubApp({}), {"Model/model": "a/b/c.gguf"}, {}, missing)
 
 
+def test_what_the_machine_lacks_is_told_beside_the_problems_of_the_options() -> None:
+    def no_gpu(settings: AnySettings, environ: Mapping[str, str]) -> InstalledEngine:
+        raise ConfigurationError([Problem("no GPU is here", path="General/device")])
+
+    both = {"Model/model": "a/b/c.gguf", "Model/temperature": "hot"}
+    with pytest.raises(ConfigurationError) as raised:
+        check_parameters(StubApp({}), both, {}, no_gpu)
+    assert [p.path for p in raised.value.problems] == ["Model/temperature", "General/device"]
+    with pytest.raises(ConfigurationError, match="1 problem"):
+        check_parameters(StubApp({}), {"Model/model": "a/b/c.gguf"}, {}, no_gpu)
+
+
 def test_a_right_configuration_comes_with_its_engine_and_warnings() -> None:
     both = {
         "Model/model": "a/b/c.gguf",
