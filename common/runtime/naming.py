@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from common.errors import ConfigurationError, Problem
 from common.gateway.names import check_endpoint_name
 from common.models.clearml_registry import find_model
 from common.models.reference import ReferenceKind, default_endpoint_name, parse_reference
+from common.options.settings import ModelOptions
 from common.runtime.app import AnySettings, ModelExtras
 from common.runtime.background import in_background
+
+
+def listed(settings: AnySettings) -> Iterator[tuple[str, ModelOptions]]:
+    """The models, each with its place in the parameters; a list of one counts as the flat form."""
+    models = settings.models
+    for index, model in enumerate(models):
+        yield ("Model" if len(models) == 1 else f"Models/models[{index}]"), model
 
 
 def preliminary_names(settings: AnySettings) -> list[str]:
@@ -49,15 +57,14 @@ async def resolve_names(settings: AnySettings, say: Callable[[str], None]) -> li
             name = re.sub(r"[^A-Za-z0-9._/-]+", "-", name).strip("-/") or reference.model_id
             say(f'"{found.name}" is served as "{name}".')
         names[index] = name
-    _check_names(names)
+    _check_names(settings, names)
     return names
 
 
-def _check_names(names: Sequence[str]) -> None:
+def _check_names(settings: AnySettings, names: Sequence[str]) -> None:
     """Check again what the options checked already, now that all names are known."""
     problems: list[Problem] = []
-    for index, name in enumerate(names):
-        where = "Model" if len(names) == 1 else f"Models/models[{index}]"
+    for index, ((where, _), name) in enumerate(zip(listed(settings), names, strict=True)):
         wrong = check_endpoint_name(name)
         if wrong:
             message = f'cannot be served as "{name}": {wrong}; set "Model Endpoint Name"'
