@@ -1,25 +1,16 @@
-"""Where this app keeps what it builds and learns: one folder of the user's, outside any project."""
+"""Where this app keeps what it builds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
+from common.engines.places import cache_folder, engines_folder
+
+__all__ = ["MARKER", "built_engines", "cache_folder", "engines_folder"]
+
 MARKER = "built.json"
 """Lies in the folder of an engine whose build was finished; one without it is not used."""
-
-
-def cache_folder(environ: Mapping[str, str]) -> Path:
-    """The cache of this program: ``CLEARML_DEPLOY_CACHE``, else under the user's cache folder."""
-    if given := environ.get("CLEARML_DEPLOY_CACHE"):
-        return Path(given).expanduser()
-    base = environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "clearml-deploy"
-
-
-def engines_folder(environ: Mapping[str, str]) -> Path:
-    """Where built engines are, a folder for each name and version."""
-    return cache_folder(environ) / "engines"
 
 
 def built_engines(environ: Mapping[str, str]) -> list[Path]:

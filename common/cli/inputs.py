@@ -14,7 +14,7 @@ from common.errors import ConfigurationError, Problem
 from common.options.loading import flatten_config
 from common.runtime.app import App
 
-APP_NAMES = ("llamacpp",)
+APP_NAMES = ("llamacpp", "vllm", "legacy_model")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

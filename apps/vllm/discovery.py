@@ -1,0 +1,301 @@
+"""Which vLLM runs: the worker's own, or one in an environment of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from packaging.version import Version
+
+from apps.vllm.catalogue import OLDEST, SHIPPED, Catalogue, load_catalogue
+from apps.vllm.environments.layout import (
+    EngineEnvironment,
+    foreign_python,
+    own_environment,
+    without_foreign_python,
+)
+from apps.vllm.facts import Build, EngineFacts
+from apps.vllm.installed import VllmEngine
+from apps.vllm.machine import cpu_cache_gib, visible_gpu_count
+from apps.vllm.read_flags import InstalledVllm, installed_vllm, read_catalogue
+from common.engines.places import cache_folder
+from common.errors import ConfigurationError, EngineError, EngineMissingError, Problem
+from common.runtime.app import AnySettings
+
+VARIABLE = "CLEARML_DEPLOY_VLLM"
+"""Names an environment with a vLLM, or its interpreter."""
+
+_INSTALL = (
+    "install one into the worker's image or environment (pip install vllm), name an environment that "
+    f'has one in the variable {VARIABLE}, or set "vLLM Version" (General/vllm_version), which is '
+    "then installed by the instance"
+)
+
+
+def find_engine(settings: AnySettings, environ: Mapping[str, str]) -> VllmEngine:
+    """Choose the vLLM to run. Takes a moment: interpreters are asked what they have.
+
+    Args:
+        settings: The instance's settings; the models may be missing in it.
+        environ: The worker's environment.
+
+    Returns:
+        An engine for `ready_engine`: its flags are not read yet, nor is it installed if it must be.
+
+    Raises:
+        EngineMissingError: None is there and none is asked for, or the one there is too old.
+        ConfigurationError: It needs a GPU, there is none, and the CPU build was not asked for.
+    """
+    general = settings.general
+    wanted: Version | None = general.wanted_version
+    gpus = visible_gpu_count(environ)
+    needs_gpu = not general.wants_cpu_build and _wants_nvidia(settings)
+    if wanted is None:
+        python, found = _worker_engine(environ)
+        if found.build == "gpu":
+            _check_device(settings, found.version, gpus, needs_gpu=needs_gpu)
+        engine = _found_engine(python, found, environ)
+    else:
+        engine = _wanted_engine(wanted, settings, environ, gpus, needs_gpu=needs_gpu)
+    return replace(engine, facts=_on_machine(engine.facts, settings, environ, gpus))
+
+
+def preview_engine(settings: AnySettings, environ: Mapping[str, str]) -> VllmEngine:
+    """The vLLM to show commands for, on whatever machine: nothing is installed.
+
+    One that is here tells its flags; else those of the release that is wanted, or of the nearest one
+    before it, are shown.
+    """
+    general = settings.general
+    wanted: Version | None = general.wanted_version
+    build: Build = "cpu" if general.wants_cpu_build else "gpu"
+    try:
+        python = _installed_python(wanted, build, environ)
+        catalogue = read_catalogue(python, environ, catalogue_folder(environ))
+        return catalogue_engine(catalogue, build)
+    except EngineError:
+        catalogue = shipped_catalogue(wanted)
+    notice = ""
+    if wanted is not None and catalogue.release != wanted:
+        notice = (
+            f"The flags of vLLM {wanted} are not known here: shown as of {catalogue.version}. Where it "
+            "is installed, its own are read."
+        )
+    return replace(catalogue_engine(catalogue, build), notice=notice)
+
+
+def catalogue_engine(catalogue: Catalogue, build: Build) -> VllmEngine:
+    """An engine of which only the flags are known, on no particular machine."""
+    facts = EngineFacts(("vllm",), catalogue, build)
+    return VllmEngine(catalogue.version, facts, is_installed=False)
+
+
+def ready_engine(
+    engine: VllmEngine, settings: AnySettings, environ: Mapping[str, str]
+) -> VllmEngine:
+    """Read the flags of an engine that is installed. Takes up to a minute, the first time.
+
+    Raises:
+        EngineConfigurationError: It does not run.
+    """
+    python = Path(engine.facts.program[0]).with_name("python")
+    catalogue = read_catalogue(python, environ, catalogue_folder(environ))
+    facts = replace(engine.facts, catalogue=catalogue)
+    facts = _on_machine(facts, settings, environ, facts.gpus)
+    return replace(
+        engine, version=catalogue.version, facts=facts, is_installed=True, is_exact=True, notice=""
+    )
+
+
+def catalogue_folder(environ: Mapping[str, str]) -> Path:
+    """Where the flags that were read are kept."""
+    return cache_folder(environ) / "vllm-flags"
+
+
+def shipped_catalogue(version: Version | None) -> Catalogue:
+    """The shipped catalogue of a version, or of the nearest one before it; of the newest for None."""
+    shipped = sorted(map(load_catalogue, SHIPPED.glob("*.json")), key=lambda item: item.release)
+    if version is None:
+        return shipped[-1]
+    before = [item for item in shipped if item.release <= version]
+    return before[-1] if before else shipped[0]
+
+
+def _wanted_engine(
+    wanted: Version,
+    settings: AnySettings,
+    environ: Mapping[str, str],
+    gpus: int | None,
+    *,
+    needs_gpu: bool,
+) -> VllmEngine:
+    build: Build = "cpu" if settings.general.wants_cpu_build else "gpu"
+    try:
+        python, found = _worker_engine(environ)
+    except EngineError:
+        pass  # none, or an unusable one: the one that is wanted has an environment of its own
+    else:
+        is_build = found.build == build or (found.build == "cpu" and gpus == 0)
+        if Version(found.version) == wanted and is_build:
+            return _found_engine(python, found, environ)
+    if build == "gpu":
+        _check_device(settings, str(wanted), gpus, needs_gpu=needs_gpu)
+    return _own_engine(own_environment(wanted, build, environ), environ)
+
+
+def _found_engine(python: Path, found: InstalledVllm, environ: Mapping[str, str]) -> VllmEngine:
+    is_own_interpreter = python.parent == Path(sys.prefix) / "bin"
+    env = {} if is_own_interpreter else _environment_of(python, environ)
+    catalogue = shipped_catalogue(Version(found.version))
+    facts = EngineFacts((str(python.with_name("vllm")),), catalogue, found.build, env=env)
+    return VllmEngine(
+        found.version,
+        facts,
+        place=str(python.parent.parent),
+        is_exact=catalogue.release == Version(found.version),
+    )
+
+
+def _own_engine(environment: EngineEnvironment, environ: Mapping[str, str]) -> VllmEngine:
+    catalogue = shipped_catalogue(environment.version)
+    facts = EngineFacts(
+        (str(environment.program),),
+        catalogue,
+        environment.build,
+        env=_environment_of(environment.python, environ),
+    )
+    is_installed = environment.is_finished
+    return VllmEngine(
+        str(environment.version),
+        facts,
+        place=str(environment.folder),
+        environment=environment,
+        is_installed=is_installed,
+        is_exact=catalogue.release == environment.version,
+        notice="" if is_installed else f"{environment.title} will be installed.",
+    )
+
+
+def _environment_of(python: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables of an engine whose interpreter is not this one.
+
+    An empty variable counts for Python as none; vLLM's libraries look for their tools on PATH.
+    """
+    path = os.pathsep.join(filter(None, (str(python.parent), environ.get("PATH", os.defpath))))
+    return {**dict.fromkeys(foreign_python(environ), ""), "PATH": path}
+
+
+def _on_machine(
+    facts: EngineFacts, settings: AnySettings, environ: Mapping[str, str], gpus: int | None
+) -> EngineFacts:
+    cache = None
+    if facts.build == "cpu":
+        cache = cpu_cache_gib(environ, max(1, len(settings.models)))
+    return replace(facts, gpus=gpus, kv_cache_gib=cache)
+
+
+def _installed_python(wanted: Version | None, build: Build, environ: Mapping[str, str]) -> Path:
+    if wanted is not None:
+        own = own_environment(wanted, build, environ)
+        if own.is_finished:
+            return own.python
+    python, found = _worker_engine(environ)
+    if wanted is not None and Version(found.version) != wanted:
+        raise EngineMissingError(f"vLLM {wanted} is not installed.")
+    return python
+
+
+def _worker_engine(environ: Mapping[str, str]) -> tuple[Path, InstalledVllm]:
+    """The first vLLM of the worker's environment.
+
+    Raises:
+        EngineMissingError: There is none, or it is too old.
+    """
+    for python in _places(environ):
+        # Only a vLLM with its program counts: the package alone may be something else's dependency.
+        if not os.access(python.with_name("vllm"), os.X_OK):
+            continue
+        found = installed_vllm(python, without_foreign_python(environ))
+        if found is None:
+            continue
+        if Version(found.version) < OLDEST:
+            raise EngineMissingError(
+                f"vLLM {found.version} ({python.parent.parent}) is too old: this app runs vLLM {OLDEST} "
+                'and later. Install a newer one, or set "vLLM Version" (General/vllm_version).'
+            )
+        return python, found
+    raise EngineMissingError(f"No vLLM is installed for {sys.executable}: {_INSTALL}.")
+
+
+def _places(environ: Mapping[str, str]) -> list[Path]:
+    """Interpreters that may have a vLLM, the nearest first."""
+    pythons = [Path(sys.prefix) / "bin" / "python"]
+    program = shutil.which("vllm", path=environ.get("PATH"))
+    if program is not None and (python := _shebang(Path(program))) is not None:
+        pythons.append(python)
+    if given := environ.get(VARIABLE):
+        path = Path(given).expanduser()
+        pythons.append(path / "bin" / "python" if path.is_dir() else path)
+    existing = [python for python in dict.fromkeys(pythons) if python.exists()]
+    if given and not any(python == pythons[-1] for python in existing):
+        raise EngineMissingError(
+            f"{VARIABLE} is {given!r}, which is neither an environment with an interpreter nor one."
+        )
+    return existing
+
+
+def _shebang(program: Path) -> Path | None:
+    """The interpreter that a script names in its first line, beside which the script's program is."""
+    try:
+        with program.open("rb") as file:
+            lines = file.read(4096).decode("utf-8", "replace").splitlines()[:2]
+    except OSError:
+        return None
+    if not lines or not lines[0].startswith("#!"):
+        return None
+    named = lines[0][2:].split()
+    # Installers write a shell line where the path is too long for the kernel.
+    if named and Path(named[0]).name == "sh" and len(lines) > 1 and lines[1].startswith("'''exec'"):
+        named = [part.strip("\"'") for part in lines[1].split()[1:2]]
+    if named and Path(named[0]).name == "env":
+        return program.resolve().with_name("python")
+    return Path(named[0]).with_name("python") if named else None
+
+
+def _wants_nvidia(settings: AnySettings) -> bool:
+    """Whether the device is one that NVML shows: the form may name others."""
+    return getattr(settings.general, "device", None) in (None, "auto", "cuda")
+
+
+def _check_device(
+    settings: AnySettings, version: str, gpus: int | None, *, needs_gpu: bool
+) -> None:
+    if settings.general.wants_cpu_build:
+        # Only reached for a vLLM that was found: the wanted build would have been installed.
+        raise ConfigurationError(
+            [
+                Problem(
+                    f"the CPU build is asked for, and the installed vLLM {version} is built for GPUs: "
+                    f"write {version}+cpu here to have it installed",
+                    title="vLLM Version",
+                    path="General/vllm_version",
+                )
+            ]
+        )
+    if needs_gpu and gpus == 0:
+        has_device = hasattr(settings.general, "device")
+        device = ', or set "Device" (General/device) to cpu together with it' if has_device else ""
+        raise ConfigurationError(
+            [
+                Problem(
+                    f"no GPU is visible to this instance, and vLLM {version} is built for GPUs. For a "
+                    f"machine without GPU ask for the CPU build: write {version}+cpu here{device}",
+                    title="vLLM Version",
+                    path="General/vllm_version",
+                )
+            ]
+        )

@@ -1,0 +1,144 @@
+"""Why an installer gave up, read from what it printed, in words for the user. Pure."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+from collections.abc import Sequence
+
+from packaging.version import InvalidVersion, Version
+
+from apps.vllm.environments.layout import EngineEnvironment
+
+SHOWN_LINES = 6
+_NEAR = 4
+
+_DISK_FULL = re.compile(
+    r"no space left on device|disk quota exceeded|os error (28|122)\b|errno (28|122)\b", re.I
+)
+_AWAY = re.compile(
+    r"failed to establish a new connection|max retries exceeded|connection (refused|reset|timed out)"
+    r"|temporary failure in name resolution|name or service not known|nameresolutionerror"
+    r"|error sending request|dns error|failed to fetch|could not connect|tcp connect error"
+    r"|read timed out|connecttimeout|certificate verify failed|proxyerror",
+    re.I,
+)
+_DENIED = re.compile(r"\b(401|403) (client error|unauthorized|forbidden)|http error 40[13]\b", re.I)
+_NONE_FOUND = re.compile(
+    r"no matching distribution found for|could not find a version that satisfies"
+    r"|no solution found when resolving|there (is|are) no versions? of",
+    re.I,
+)
+_FROM_VERSIONS = re.compile(
+    r"satisfies the requirement [^(]+\(from versions: (?P<versions>[^)]*)\)"
+)
+_NEEDS_PYTHON = re.compile(
+    r"(?P<version>\S+) Requires-Python (?P<needs>[<>=!~0-9.,*]+)"
+    r"|current Python version \([^)]*\) does not satisfy Python(?P<uv>[<>=!~0-9.,*]+)"
+)
+_NO_WHEEL = re.compile(r"has no wheels with a matching|no wheels are available for your", re.I)
+
+
+def says_none_found(output: Sequence[str]) -> bool:
+    """Whether the installer found no package of the version that it was asked for."""
+    return any(_NONE_FOUND.search(line) for line in output)
+
+
+def says_away(output: Sequence[str]) -> bool:
+    """Whether the installer did not reach an index."""
+    return any(_AWAY.search(line) for line in output)
+
+
+def versions_found(output: Sequence[str]) -> list[str]:
+    """The versions that pip lists where it found others than the wanted one."""
+    for line in output:
+        if match := _FROM_VERSIONS.search(line):
+            return [item.strip() for item in match["versions"].split(",") if item.strip() != "none"]
+    return []
+
+
+def nearest_versions(wanted: Version, versions: Sequence[str]) -> list[str]:
+    """The versions around the wanted one, in order."""
+    known = set()
+    for text in versions:
+        try:
+            known.add(Version(text))
+        except InvalidVersion:
+            continue
+    known.discard(wanted)
+    below = sorted(version for version in known if version < wanted)[-_NEAR // 2 :]
+    above = sorted(version for version in known if version > wanted)[: _NEAR // 2]
+    return [str(version) for version in (*below, *above)]
+
+
+def explain(
+    environment: EngineEnvironment,
+    package: str,
+    doing: str,
+    output: Sequence[str],
+    *,
+    free: str,
+    others: Sequence[str] = (),
+) -> str:
+    """Say why a step failed and what to do.
+
+    Args:
+        environment: What was to be installed.
+        package: The name of vLLM's package for the wanted build.
+        doing: The step, in words.
+        output: Its last lines.
+        free: How much disk is free, for people.
+        others: Versions of the package that there are, where the wanted one is not.
+    """
+    title, text = environment.title, "\n".join(output)
+    if _DISK_FULL.search(text):
+        return (
+            f"The disk filled up while {title} was installed into {environment.folder} ({free} are "
+            "free). Free some space, or put the cache on a larger disk (CLEARML_DEPLOY_CACHE)."
+        )
+    if _DENIED.search(text):
+        return (
+            f"{title} cannot be installed: the package index refuses the worker's credentials (401 or "
+            "403). See the settings of pip on the worker."
+        )
+    if _AWAY.search(text) and not versions_found(output):
+        return (
+            f"{title} cannot be installed: the package index cannot be reached ({_line_of(_AWAY, output)})."
+            " See the worker's network, or name a mirror for pip (PIP_INDEX_URL)."
+        )
+    is_it = says_none_found(output) and re.search(
+        rf"\b{re.escape(package)}=={re.escape(str(environment.version))}(?![\w.])", text
+    )
+    if is_it:
+        return _no_such_version(environment, package, output, others)
+    last = "\n".join(f"  {line}" for line in output[-SHOWN_LINES:])
+    return (
+        f"{title} cannot be installed: {doing} failed. The installer's output is in "
+        f"{environment.log}; its last lines:\n{last}"
+    )
+
+
+def _no_such_version(
+    environment: EngineEnvironment, package: str, output: Sequence[str], others: Sequence[str]
+) -> str:
+    here = f"Python {platform.python_version()} on {platform.machine()}"
+    for line in output:
+        for match in _NEEDS_PYTHON.finditer(line):
+            needs = match["uv"] or match["needs"]
+            if match["uv"] or match["version"].lstrip("'\";, ") == str(environment.version):
+                return (
+                    f"{environment.title} does not run on {here}, which this instance runs on: it needs "
+                    f"Python {needs}. Use a worker with that Python, or another version."
+                )
+    near = nearest_versions(environment.version, [*versions_found(output), *others])
+    nearest = f" The nearest that there are: {', '.join(near)}." if near else ""
+    if any(_NO_WHEEL.search(line) for line in output):
+        return f"{package} {environment.version} has no build for {here}.{nearest}"
+    index = "" if near else f" Is {package} on the index that pip uses here ({sys.executable})?"
+    return f"There is no {package} {environment.version} for {here}.{nearest}{index}"
+
+
+def _line_of(pattern: re.Pattern[str], output: Sequence[str]) -> str:
+    found = next((line.strip() for line in output if pattern.search(line)), "")
+    return found if len(found) <= 200 else f"{found[:200]}..."
