@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from common.errors import DeployError, UserError
+from common.errors import DeployError, ModelError, UserError
 
 
 def exit_code_of(error: DeployError) -> int:
-    """2 for what the user gave and would fail again as it is, 1 for all else."""
-    return 2 if isinstance(error, UserError) else 1
+    """2 for what was asked wrongly, 1 for what was tried and failed, a model that cannot be had included."""
+    return 2 if isinstance(error, UserError) and not isinstance(error, ModelError) else 1
