@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ VERSIONS = sorted(path.stem for path in SHIPPED.glob("*.json"))
 FORMS: Mapping[str, type[AnySettings]] = {"vllm": VllmSettings, "legacy_model": LegacySettings}
 
 
+@cache
 def catalogue(version: str) -> Catalogue:
     """The shipped catalogue of a version."""
     return load_catalogue(SHIPPED / f"{version}.json")

@@ -48,10 +48,9 @@ def write_request_log(writer: CommandWriter) -> None:
 def quiet_access_log(writer: CommandWriter) -> None:
     """Keep a line for each request out of the console, unless the user said how much is logged."""
     level, access = "--uvicorn-log-level", "--disable-uvicorn-access-log"
-    if writer.passed(level) is not None:
+    if writer.is_said(level) or writer.is_said(access):
         return
     if access in writer.catalogue:
-        if writer.passed(access) is None:
-            writer.add((access,))
+        writer.add((access,))
     elif level in writer.catalogue:
         writer.add((level, "warning"))

@@ -73,7 +73,7 @@ def share_gpu_memory(writer: CommandWriter) -> None:
         for group in settings.group_types()
         for name in ("enable_automatic_cpu_offloading", "enable_disk_swapping")
     )
-    is_said = writer.passed(MEMORY) is not None
+    is_said = writer.is_said(MEMORY)
     if writer.facts.build == "cpu" or len(settings.models) < 2 or moves or is_said:
         return
     requests = [EngineRequest(model, settings) for model in settings.models]

@@ -52,14 +52,14 @@ _FLAGS = (_MODEL, *_KEYS, *_OLD_KEYS)
 
 # The name tells what kind of draft it is; a folder in the cache does not.
 _METHODS = (
-    (r"eagle-?3", "eagle3"),
-    (r"eagle", "eagle"),
-    (r"medusa", "medusa"),
-    (r"dflash", "dflash"),
+    (r"(^|[^a-z])eagle-?3", "eagle3"),
+    (r"(^|[^a-z])eagle", "eagle"),
+    (r"(^|[^a-z])medusa", "medusa"),
+    (r"(^|[^a-z])dflash", "dflash"),
     (r"mlp.?speculator|accelerator", "mlp_speculator"),
-    (r"(^|[-_/.])mtp($|[-_/.])", "mtp"),
+    (r"(^|[^a-z])mtp($|[^a-z])", "mtp"),
 )
-_WITHOUT_MODEL = re.compile(r"\[?(ngram|ngram_gpu|suffix|mtp|[a-z0-9_]+_mtp)\]?", re.IGNORECASE)
+_NGRAM = ("[ngram]", "ngram")
 
 
 def write_speculation(writer: CommandWriter) -> None:
@@ -86,9 +86,10 @@ def _method(reference: str, *, has_lookup: bool) -> str:
     """What kind of speculation is meant; empty: none."""
     if not reference:
         return "ngram" if has_lookup else ""
-    if word := _WITHOUT_MODEL.fullmatch(reference):
-        return word.group(1).lower()
-    found = (name for pattern, name in _METHODS if re.search(pattern, reference, re.IGNORECASE))
+    if reference.lower() in _NGRAM:
+        return "ngram"
+    title = reference.rstrip("/").rpartition("/")[2].lower()
+    found = (name for pattern, name in _METHODS if re.search(pattern, title))
     return next(found, "draft_model")
 
 
@@ -119,7 +120,7 @@ def _write_flags(
     writer: CommandWriter, items: list[Given], model: Given | None, method: str
 ) -> None:
     """Pass the fields as the flags that they were made for."""
-    draft = "[ngram]" if method == "ngram" else _draft(writer, method)
+    draft = "[ngram]" if method == "ngram" else _draft(writer)
     if model is None:
         writer.add((_MODEL, draft))
     else:
@@ -127,7 +128,7 @@ def _write_flags(
     for item in items:
         if item is not model:
             write_plain(writer, item)
-    if _TOKENS in writer.catalogue and not writer.request.of(_TOKENS) and "mtp" not in method:
+    if _TOKENS in writer.catalogue and not writer.request.of(_TOKENS) and method != "mtp":
         writer.add((_TOKENS, str(DEFAULT_TOKENS)))
     if method == "ngram" and not writer.request.of(_LOOKUP[0]) and _LOOKUP[0] in writer.catalogue:
         writer.add((_LOOKUP[0], str(_DEFAULT_LOOKUP)))
@@ -140,17 +141,19 @@ def _write_config(
     if writer.is_overridden(_CONFIG):
         writer.give_up(items, f'"Model Overrides" say {_CONFIG}, and win')
         return
-    config: dict[str, Any] = {"method": method}
+    # Older versions tell MTP by the draft's own config, under a name for each family of models.
+    is_told = method == "mtp" and writer.release < Version("0.11")
+    config: dict[str, Any] = {} if is_told else {"method": method}
     parts: list[tuple[Given, dict[str, Any]]] = []
-    if not _WITHOUT_MODEL.fullmatch(method):
-        config["model"] = _draft(writer, method)
+    if method != "ngram":
+        config["model"] = _draft(writer)
     if model is not None:
         parts.append((model, dict(config)))
     for item in items:
         if item is not model and (part := _part(writer, item, method)) is not None:
             config |= part
             parts.append((item, part))
-    if _KEYS[_TOKENS] not in config and "mtp" not in method:
+    if _KEYS[_TOKENS] not in config and method != "mtp":
         config[_KEYS[_TOKENS]] = DEFAULT_TOKENS
     writer.add((_CONFIG, compact(config)))
     for item, part in parts:
@@ -159,7 +162,7 @@ def _write_config(
 
 def _part(writer: CommandWriter, item: Given, method: str) -> dict[str, Any] | None:
     """The part of the JSON that a field becomes; None where it was settled otherwise."""
-    if item.flag in _LOOKUP and not method.startswith("ngram"):
+    if item.flag in _LOOKUP and method != "ngram":
         writer.give_up(item, "is read by the method ngram only")
         return None
     if item.flag == _QUANTIZATION and (
@@ -199,6 +202,6 @@ def _rejection(writer: CommandWriter, item: Given) -> dict[str, Any] | None:
     return None
 
 
-def _draft(writer: CommandWriter, method: str) -> str:
+def _draft(writer: CommandWriter) -> str:
     path = writer.plan.companions.get("draft_model")
-    return str(path or writer.request.value(_MODEL) or method)
+    return str(path or writer.request.value(_MODEL))

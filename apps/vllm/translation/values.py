@@ -84,10 +84,11 @@ def check_choice(found: CatalogueFlag, value: str, item: Given, version: str) ->
     if found.accepts(value):
         return
     known = shipped_values(found.name) | set(item.option.choices)
+    is_size = item.option.type in ("integer", "float")  # newer versions take any
     near = difflib.get_close_matches(value, found.choices, n=1)
     hint = f"; did you mean {near[0]}?" if near and value not in known else ""
     reason = f"vLLM {version} takes {', '.join(found.choices)} for {found.name}{hint}"
-    if value in known:
+    if value in known or is_size:
         raise UnfitValueError(f"{reason}, not {value!r}")
     raise UnfitValueError(f"is known to no vLLM: {reason}", is_mistake=True)
 

@@ -43,6 +43,7 @@ class CommandWriter:
     unavailable: list[Unavailable] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     _settled: set[str] = field(default_factory=set)
+    _said: set[str] = field(default_factory=set)
     _last: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -76,6 +77,12 @@ class CommandWriter:
         """The values that a flag was passed with so far; None where it was not."""
         found = self.catalogue.find(flag)
         return self._last.get(found.name if found else flag)
+
+    def is_said(self, flag: str) -> bool:
+        """Whether the user said a flag, on or off, in whatever field."""
+        found = self.catalogue.find(flag)
+        name = found.name if found else flag
+        return name in self._said or name in self._last or name in self.overridden
 
     def is_overridden(self, flag: str) -> bool:
         """Whether "Model Overrides" say a flag, or another that it cannot stand beside."""
@@ -143,6 +150,7 @@ class CommandWriter:
     def add_item(self, item: CliItem) -> None:
         """Pass a flag of "CLI" or "Model Overrides"."""
         self.arguments += engine_argv(item)
+        self._said.add(base_name(item))
         if item.is_negated:
             self._last.pop(base_name(item), None)
         else:
