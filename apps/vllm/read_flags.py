@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ TIME_LIMIT_S = 120.0
 
 _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|(^|_)KEY($|_)", re.IGNORECASE)
 _LAST_WORDS = 600
+_ALWAYS_IN_0_8_5 = ("auto", "guidance", "xgrammar")
 
 # Reads the installed distributions without importing them; imports vLLM only where it was put there
 # without any.
@@ -137,12 +138,25 @@ def read_catalogue(
         return catalogue
     document = _ask(python, source, environ, time_limit_s)
     try:
-        catalogue = parse_catalogue({**document, "version": installed.version})
+        catalogue = _certain(parse_catalogue({**document, "version": installed.version}))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         message = f"The flags of vLLM {installed.version} ({python}) cannot be read: {error!r}."
         raise EngineConfigurationError(message) from error
     _keep(kept, catalogue)
     return catalogue
+
+
+def _certain(catalogue: Catalogue) -> Catalogue:
+    """Leave out what the next process of the same vLLM may refuse.
+
+    0.8.5 makes the backends for guided decoding of a set of two lists and enforces the one that comes
+    first, which differs from process to process.
+    """
+    flag = catalogue.flags.get("--guided-decoding-backend")
+    if flag is None or catalogue.release.release[:3] != (0, 8, 5):
+        return catalogue
+    always = replace(flag, choices=tuple(c for c in flag.choices if c in _ALWAYS_IN_0_8_5))
+    return Catalogue(catalogue.version, {**catalogue.flags, flag.name: always})
 
 
 def _ask(python: Path, source: str, environ: Mapping[str, str], time_limit_s: float) -> Any:
@@ -192,13 +206,7 @@ def _child_environ(environ: Mapping[str, str]) -> dict[str, str]:
         for name, value in environ.items()
         if not name.startswith("PYTHON") and not _SECRET.search(name)
     }
-    # Where vLLM makes choices of a set, their order, and in 0.8.5 even their number, is by chance.
-    return kept | {
-        "PYTHONHASHSEED": "0",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
+    return kept | {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def _cache_name(python: Path, installed: InstalledVllm, source: str) -> str:
