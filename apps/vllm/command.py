@@ -138,7 +138,7 @@ def _tell(
     writer: CommandWriter, name: str, problems: tuple[str, ...], notes: tuple[str, ...]
 ) -> None:
     """Tell what is wrong in a field of flags, and which of them are read and not passed."""
-    option = _field(writer, name)
+    option = _field(writer, name) if problems or notes else None
     if option is None:
         return
     writer.problems += [Problem(text, option.title, name) for text in problems]

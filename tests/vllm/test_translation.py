@@ -8,43 +8,11 @@ from typing import Any
 
 import pytest
 
-from apps.vllm.catalogue import Catalogue, CatalogueFlag
 from apps.vllm.history import why_inert, why_missing, why_value_missing
 from common.engines.contract import EngineCommand
-from tests.vllm.samples import changed, check, json_of, names_in, value_of, write
+from tests.vllm.samples import check, json_of, names_in, value_of, write
 
-REASONING = CatalogueFlag("--enable-reasoning", takes_value="none", type=None)
-DEVICE = CatalogueFlag("--device", choices=("auto", "cuda", "cpu"))
-
-V0_6_6 = changed("0.6.6", "0.7.2", remove=["--enable-reasoning", "--reasoning-parser"])
-V0_8_5 = changed("0.8.5", "0.10.0", add=[REASONING, DEVICE])
-V0_9_2 = changed(
-    "0.9.2",
-    "0.10.0",
-    add=[
-        CatalogueFlag("--enable-reasoning", takes_value="none", type=None, deprecated=True),
-        CatalogueFlag("--device", choices=("auto", "cuda", "cpu"), deprecated=True),
-        CatalogueFlag("--long-lora-scaling-factors", type="list[float]"),
-    ],
-)
-V0_11_2 = changed(
-    "0.11.2",
-    "0.32.0",
-    add=[
-        CatalogueFlag("--disable-log-requests", takes_value="none", type=None, deprecated=True),
-        CatalogueFlag("--guided-decoding-backend", deprecated=True),
-        CatalogueFlag("--task", deprecated=True),
-        CatalogueFlag("--override-pooler-config", type="json", deprecated=True),
-        CatalogueFlag("--swap-space", type="float"),
-        CatalogueFlag("--num-lookahead-slots", type="int"),
-        CatalogueFlag("--convert", choices=("auto", "none", "embed", "classify", "reward")),
-    ],
-)
-V0_14_1 = changed("0.14.1", "0.32.0")
-V0_20_2 = changed("0.20.2", "0.32.0")
 ROPE = '{"rope_type":"dynamic","factor":2.0}'
-
-Version = str | Catalogue
 
 
 def told(command: EngineCommand, path: str) -> str:
@@ -81,7 +49,7 @@ def told(command: EngineCommand, path: str) -> str:
             ["--long-lora-scaling-factors", "2.0,4"],
         ),
         (
-            V0_9_2,
+            "0.9.2",
             {"LoRA/long_lora_scaling_factors": "2.0,4"},
             ["--long-lora-scaling-factors", "2.0", "4.0"],
         ),
@@ -92,7 +60,7 @@ def told(command: EngineCommand, path: str) -> str:
             ["--limit-mm-per-prompt", "image=16,video=2"],
         ),
         ("0.7.2", {"rope_scaling": ROPE}, ["--rope-scaling", json.dumps(json.loads(ROPE))]),
-        (V0_8_5, {"General/device": "cuda"}, ["--device", "cuda"]),
+        ("0.8.5", {"General/device": "cuda"}, ["--device", "cuda"]),
         ("0.7.2", {"Advanced/task": "embedding"}, ["--task", "embedding"]),
         ("0.10.0", {"LoRA/max_lora_rank": 100}, ["--max-lora-rank", "100"]),
         (
@@ -131,7 +99,7 @@ def told(command: EngineCommand, path: str) -> str:
     ],
 )
 def test_passed_in_the_form_of_the_version(
-    version: Version, parameters: dict[str, Any], arguments: list[str]
+    version: str, parameters: dict[str, Any], arguments: list[str]
 ) -> None:
     command = write(version, **parameters)
     assert set(arguments) <= set(command.argv)
@@ -164,7 +132,7 @@ def test_passed_in_the_form_of_the_version(
             "nothing: requests are not logged unless asked for",
         ),
         (
-            V0_11_2,
+            "0.11.2",
             {"General/disable_log_requests": True},
             "nothing: requests are not logged unless asked for",
         ),
@@ -176,8 +144,8 @@ def test_passed_in_the_form_of_the_version(
         ),
         ("0.7.2", {"Model/enforce_eager": False}, "nothing: it is off unless told otherwise"),
         ("0.33.0", {"Advanced/task": "embedding"}, "--runner pooling --convert embed"),
-        (V0_11_2, {"Advanced/task": "embedding"}, "--runner pooling --convert embed"),
-        (V0_11_2, {"Advanced/task": "reward"}, "--runner pooling --convert reward"),
+        ("0.11.2", {"Advanced/task": "embedding"}, "--runner pooling --convert embed"),
+        ("0.11.2", {"Advanced/task": "reward"}, "--runner pooling --convert reward"),
         ("0.33.0", {"Advanced/task": "score"}, "--runner pooling --convert classify"),
         ("0.33.0", {"Advanced/task": "generate"}, "--runner generate"),
         (
@@ -191,7 +159,7 @@ def test_passed_in_the_form_of_the_version(
             '--structured-outputs-config {"backend":"outlines"}',
         ),
         (
-            V0_11_2,
+            "0.11.2",
             {"Advanced/guided_decoding_backend": "guidance"},
             '--structured-outputs-config {"backend":"guidance"}',
         ),
@@ -202,7 +170,7 @@ def test_passed_in_the_form_of_the_version(
         ),
         ("0.33.0", {"LoRA/max_lora_rank": 100}, "--max-lora-rank 128"),
         ("0.33.0", {"General/device": "cuda"}, "nothing: vLLM detects what it runs on"),
-        (V0_9_2, {"General/device": "auto"}, "nothing: vLLM detects what it runs on"),
+        ("0.9.2", {"General/device": "auto"}, "nothing: vLLM detects what it runs on"),
         (
             "0.33.0",
             {"General/use_v1_engine": True},
@@ -211,9 +179,9 @@ def test_passed_in_the_form_of_the_version(
         ("0.33.0", {"General/enable_debug_mode": True}, "VLLM_LOGGING_LEVEL=DEBUG"),
         ("0.33.0", {"Model/revision": "v2"}, "what is downloaded: org/base at v2"),
         ("0.33.0", {"Model/tokenizer_revision": "v2"}, "what is downloaded: org/base at v2"),
-        (V0_14_1, {"Model/rope_theta": 1e6}, '--hf-overrides {"rope_theta":1000000.0}'),
+        ("0.14.1", {"Model/rope_theta": 1e6}, '--hf-overrides {"rope_theta":1000000.0}'),
         (
-            V0_14_1,
+            "0.14.1",
             {"Model/rope_scaling": ROPE},
             '--hf-overrides {"rope_scaling":{"rope_type":"dynamic","factor":2.0}}',
         ),
@@ -224,7 +192,7 @@ def test_passed_in_the_form_of_the_version(
         ),
     ],
 )
-def test_translated(version: Version, parameters: dict[str, Any], to: str) -> None:
+def test_translated(version: str, parameters: dict[str, Any], to: str) -> None:
     command = write(version, **parameters)
     (path,) = parameters
     assert told(command, path) == to
@@ -245,12 +213,12 @@ def test_translated(version: Version, parameters: dict[str, Any], to: str) -> No
             "Nearest: --kv-offloading-size (another feature)",
         ),
         (
-            V0_11_2,
+            "0.11.2",
             {"Model/swap_space": 4},
             "vLLM 0.11.2 accepts --swap-space and does nothing with it: known from 0.11.2 on; the "
             "KV cache no longer swaps. Nearest: --kv-offloading-size (another feature)",
         ),
-        (V0_11_2, {"Model/num_lookahead_slots": 4}, "does nothing with it"),
+        ("0.11.2", {"Model/num_lookahead_slots": 4}, "does nothing with it"),
         ("0.10.0", {"Advanced/enable_prompt_adapter": True}, "prompt adapters were removed"),
         ("0.33.0", {"General/use_v1_engine": False}, "has the V1 engine only"),
         ("0.33.0", {"Advanced/task": "reward"}, "--runner and --convert, which have no 'reward'"),
@@ -266,7 +234,7 @@ def test_translated(version: Version, parameters: dict[str, Any], to: str) -> No
         ("0.33.0", {"General/device": "cpu"}, "this one is built for GPUs"),
         ("0.33.0", {"General/device": "tpu"}, "vLLM detects what it runs on"),
         (
-            V0_8_5,
+            "0.8.5",
             {"General/guided_decoding_backend": "outlines"},
             "takes 'outlines' at some starts only",
         ),
@@ -274,13 +242,13 @@ def test_translated(version: Version, parameters: dict[str, Any], to: str) -> No
         ("0.33.0", {"Model/num_speculative_tokens": 3}, "no Speculative model is set"),
         ("0.7.2", {"Model/num_speculative_tokens": 3}, "no Speculative model is set"),
         ("0.10.0", {"Model/speculative_model": "org/draft"}, "refused from 0.10.0 to 0.14.1"),
-        (V0_14_1, {"Model/speculative_model": "org/draft"}, "refused from 0.10.0 to 0.14.1"),
+        ("0.14.1", {"Model/speculative_model": "org/draft"}, "refused from 0.10.0 to 0.14.1"),
         ("0.33.0", {"Model/speculative_model": "org/medusa"}, "of the kind 'medusa'"),
         ("0.33.0", {"Model/enable_reasoning": True}, "a Reasoning Parser is what turns it on"),
-        (V0_6_6, {"Model/enable_reasoning": True}, "--reasoning-parser: it is known from 0.7.2"),
+        ("0.6.6", {"Model/enable_reasoning": True}, "--reasoning-parser: it is known from 0.7.2"),
     ],
 )
-def test_unavailable(version: Version, parameters: dict[str, Any], reason: str) -> None:
+def test_unavailable(version: str, parameters: dict[str, Any], reason: str) -> None:
     command = write(version, **parameters)
     (path,) = parameters
     assert [item.path for item in command.unavailable] == [path]
@@ -293,7 +261,7 @@ def test_unavailable(version: Version, parameters: dict[str, Any], reason: str) 
     ("version", "parameters", "config"),
     [
         (
-            V0_8_5,
+            "0.8.5",
             {
                 "speculative_model": "org/draft",
                 "num_speculative_tokens": 3,
@@ -331,7 +299,7 @@ def test_unavailable(version: Version, parameters: dict[str, Any], reason: str) 
             {"method": "eagle3", "model": "org/EAGLE3-x", "num_speculative_tokens": 2},
         ),
         (
-            V0_20_2,
+            "0.20.2",
             {
                 "speculative_model": "org/draft",
                 "speculative_decoding_acceptance_method": "RejectionSampler",
@@ -374,7 +342,7 @@ def test_unavailable(version: Version, parameters: dict[str, Any], reason: str) 
     ],
 )
 def test_speculative_config(
-    version: Version, parameters: dict[str, Any], config: dict[str, Any]
+    version: str, parameters: dict[str, Any], config: dict[str, Any]
 ) -> None:
     command = write(version, **parameters)
     assert json_of(command, "--speculative-config") == config
@@ -430,7 +398,7 @@ def test_the_v1_engine_refuses_what_only_v0_has() -> None:
 def test_early_v1_has_one_task_and_one_policy() -> None:
     given = {"Advanced/task": "embedding", "Advanced/scheduling_policy": "priority"}
     both = {**given, "General/use_v1_engine": True}
-    assert {item.path for item in write(V0_8_5, **both).unavailable} == set(given)
+    assert {item.path for item in write("0.8.5", **both).unavailable} == set(given)
     assert not write("0.10.0", **both).unavailable
 
 
@@ -438,12 +406,12 @@ def test_early_v1_has_one_task_and_one_policy() -> None:
     ("version", "arguments"),
     [
         ("0.7.2", ["--reasoning-parser", "deepseek_r1", "--enable-reasoning"]),
-        (V0_8_5, ["--reasoning-parser", "deepseek_r1", "--enable-reasoning"]),
-        (V0_9_2, ["--reasoning-parser", "deepseek_r1"]),
+        ("0.8.5", ["--reasoning-parser", "deepseek_r1", "--enable-reasoning"]),
+        ("0.9.2", ["--reasoning-parser", "deepseek_r1"]),
         ("0.33.0", ["--reasoning-parser", "deepseek_r1"]),
     ],
 )
-def test_reasoning(version: Version, arguments: list[str]) -> None:
+def test_reasoning(version: str, arguments: list[str]) -> None:
     command = write(version, enable_reasoning=True, reasoning_parser="deepseek_r1")
     assert [part for part in command.argv if part in arguments] == arguments
     alone = write(version, reasoning_parser="deepseek_r1")
@@ -473,7 +441,7 @@ def test_reasoning_beside_tools() -> None:
         "Model/reasoning_parser",
     }
     assert "--enable-auto-tool-choice" in old.argv
-    assert not write(V0_8_5, **given).unavailable
+    assert not write("0.8.5", **given).unavailable
 
 
 def test_parsers_that_a_version_does_not_have() -> None:
