@@ -68,7 +68,7 @@ def read_cli(text: str, catalogue: Catalogue) -> ParsedCli:
     items: list[CliItem] = []
     for item in parsed.items:
         wrong = _item_problems(item, catalogue)
-        problems += wrong
+        problems += [f"{item.flag.name} {problem}" for problem in wrong]
         if not wrong and item.flag.name not in IGNORED:
             items.append(item)
     problems += _lost_by_dots(parsed.items)
@@ -99,7 +99,7 @@ def read_overrides(overrides: Mapping[str, Any], catalogue: Catalogue) -> Parsed
         if isinstance(made, str):
             problems.append(f"{key} {made}")
         elif wrong := [p for item in made for p in _item_problems(item, catalogue)]:
-            problems += wrong
+            problems += [f"{key} {problem}" for problem in wrong]
         elif made:
             items += made
         else:
@@ -175,9 +175,8 @@ def _item_problems(item: CliItem, catalogue: Catalogue) -> list[str]:
     if flag is None:
         return []
     if item.flag.max_values is None and any(_looks_like_a_flag(value) for value in item.values):
-        return [f"{flag.name} takes no value that begins with a dash"]
-    wrong = [problem for value in item.values if (problem := value_problem(flag, value))]
-    return [f"{flag.name} {problem}" for problem in wrong]
+        return ["takes no value that begins with a dash"]
+    return [problem for value in item.values if (problem := value_problem(flag, value))]
 
 
 def _looks_like_a_flag(value: str) -> bool:

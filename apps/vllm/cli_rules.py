@@ -14,6 +14,7 @@ _TOKEN = (
 )
 _FILE = "cannot be set here: a file would bring flags that nobody has checked; name them here"
 _NO_SERVER = "cannot be set here: with it the process serves no HTTP, so the model has no endpoint"
+_GRPC = "cannot be set here: clients reach the model through this instance, which speaks HTTP"
 _PRINTS = "only prints something and ends; it starts no server"
 
 REFUSED = {
@@ -23,6 +24,7 @@ REFUSED = {
     "--root-path": _LISTENING,
     "--data-parallel-multi-port-external-lb": _LISTENING,
     "-dpm": _LISTENING,
+    "--data-parallel-supervisor-port": _LISTENING,
     "--api-key": _KEYS,
     "--enable-ssl-refresh": _TLS,
     "--disable-ssl-refresh": _TLS,
@@ -30,7 +32,6 @@ REFUSED = {
     "--hf-token": _TOKEN,
     "--config": _FILE,
     "--headless": _NO_SERVER,
-    "--grpc": _NO_SERVER,
     "--omni": "cannot be set here: it starts another program in place of vLLM",
     "--help": _PRINTS,
     "-h": _PRINTS,
@@ -53,4 +54,6 @@ def refusal(name: str) -> str | None:
         name: Its canonical name, or an unknown one as the user gave it.
     """
     name = name.partition(".")[0].replace("_", "-")
-    return REFUSED.get(name) or (_TLS if name.startswith("--ssl") else None)
+    if name.startswith("--ssl"):
+        return _TLS
+    return REFUSED.get(name) or (_GRPC if name.startswith("--grpc") else None)
