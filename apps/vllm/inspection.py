@@ -1,8 +1,8 @@
 """A model's files against its settings and the machine, before vLLM sees them.
 
 What is refused here would fail: vLLM takes its share of each GPU whatever the model, so a model fits
-when the share is free and the weights with one whole request fit into it. Where the settings leave
-the form's fields (CLI, Model Overrides, Ray over several machines), only what holds anyhow is judged.
+when the share is free and the weights with one whole request fit into it. The flags that it will be
+given are judged, whichever field says them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,17 @@ from typing import Any
 
 from packaging.version import Version
 
+from apps.vllm.command import write_vllm_command
 from apps.vllm.facts import EngineFacts
 from apps.vllm.machine import CPU_CACHE
-from apps.vllm.model_config import Asked, check_model_config, context_limit, parallel_problem
+from apps.vllm.model_config import (
+    check_model_config,
+    context_limit,
+    parallel_problem,
+    text_config,
+)
 from apps.vllm.model_memory import kv_bytes_per_token, loaded_bytes
+from apps.vllm.passed_flags import PassedFlags
 from common.errors import CapacityError, ConfigurationError, Problem
 from common.models.fetch import ModelFiles
 from common.models.memory import AvailableMemory, GpuMemory, MemoryNeed
@@ -36,20 +43,16 @@ _DEFAULT_RANK = 16
 # vLLM's share of a GPU when nothing is said, and since when it is the second.
 _SHARES = (0.9, 0.92)
 _SECOND_SHARE_SINCE = Version("0.20")
-# What decides which GPUs a model takes, and how much of each.
-_PLACING = (
-    *("--tensor-parallel-size", "--pipeline-parallel-size", "--gpu-memory-utilization"),
-    *("--cpu-offload-gb", "--distributed-executor-backend"),
-)
 _FROM_FILES = {None, "auto", "safetensors", "pt", "npcache", "mistral", "bitsandbytes"}
 
 
 @dataclass(frozen=True)
 class _Model:
-    """One model as far as it is known: what was asked, and what its files say."""
+    """One model: what its engine is given, what the form calls that, what its files say."""
 
     name: str
-    asked: Asked
+    flags: PassedFlags
+    titles: Mapping[str, str]
     config: Mapping[str, Any]
     weights_bytes: int
     tokens: int | None
@@ -57,7 +60,7 @@ class _Model:
     @property
     def request_bytes(self) -> int | None:
         """KV cache of one request that uses the whole context; None where it cannot be told."""
-        each = kv_bytes_per_token(self.config, self.asked)
+        each = kv_bytes_per_token(self.config, self.flags)
         return None if each is None or self.tokens is None else each * self.tokens
 
 
@@ -86,20 +89,22 @@ def inspect_model(
             attention heads.
         CapacityError: It cannot fit into `memory`; says what it needs and what there is.
     """
-    asked = Asked(plan.options, settings)
+    flags = PassedFlags(write_vllm_command(plan, settings, facts).argv, facts.catalogue)
     folder = files.first
     config = _read_config(folder, plan.name)
-    is_dummy = asked.value("--load-format") == "dummy"
-    if asked.is_decided("--load-format") and asked.value("--load-format") in _FROM_FILES:
+    load_format = flags.text("--load-format")
+    if load_format in _FROM_FILES:
         check_weights(folder, plan.name)
     for key, path in plan.companions.items():
         if key != "tokenizer":
             check_weights(path, f"the {key.replace('_', ' ').replace('lora:', 'LoRA adapter ')}")
-    _check_ranks(plan, asked, settings, facts)
+    _check_ranks(plan, flags, settings, facts)
+    is_dummy = load_format == "dummy"
     stored = 0 if is_dummy else weights_bytes(folder)
     tensors = {} if is_dummy else read_tensors(folder)
-    loaded = loaded_bytes(tensors, asked, config, facts.build) if tensors else stored
-    model = _Model(plan.name, asked, config, loaded, _tokens(asked, config))
+    loaded = loaded_bytes(tensors, flags, config, facts.build) if tensors else stored
+    titles = {option.flag: option.title for option in settings.options() if option.flag}
+    model = _Model(plan.name, flags, titles, config, loaded, _tokens(flags, config))
     if facts.build == "cpu":
         need = _need_of_host(model, memory, facts)
     else:
@@ -114,27 +119,25 @@ def _read_config(folder: Path, name: str) -> Mapping[str, Any]:
     return read_json(path, name) if path.is_file() else {}
 
 
-def _tokens(asked: Asked, config: Mapping[str, Any]) -> int | None:
+def _tokens(flags: PassedFlags, config: Mapping[str, Any]) -> int | None:
     """The context that the engine will make room for; None where this is left to the engine."""
-    if not asked.is_decided("--max-model-len"):
+    if "--max-model-len" in flags:
+        return flags.whole("--max-model-len", 0) or None
+    text = text_config(config)
+    rope = text.get("rope_scaling") or text.get("rope_parameters")
+    if flags.changes_config or (rope and rope.get("rope_type", rope.get("type")) != "default"):
         return None
-    given = asked.value("--max-model-len")
-    if given is not None:
-        return int(given) if str(given).isdigit() else None
-    rope = config.get("rope_scaling") or config.get("rope_parameters")
-    if asked.changes_config() or (rope and rope.get("rope_type", rope.get("type")) != "default"):
-        return None
-    limit = context_limit(config, without_window=bool(asked.value("--disable-sliding-window")))
+    limit = context_limit(config, without_window="--disable-sliding-window" in flags)
     return limit.tokens if limit else None
 
 
 # -- LoRA -----------------------------------------------------------------------------------------
 
 
-def _check_ranks(plan: ModelPlan, asked: Asked, settings: AnySettings, facts: EngineFacts) -> None:
-    if not asked.is_decided("--max-lora-rank"):
-        return
-    limit = int(asked.value("--max-lora-rank") or _DEFAULT_RANK)
+def _check_ranks(
+    plan: ModelPlan, flags: PassedFlags, settings: AnySettings, facts: EngineFacts
+) -> None:
+    limit = flags.whole("--max-lora-rank", _DEFAULT_RANK)
     ranks = {
         key.partition(":")[2]: _rank(path, key)
         for key, path in plan.companions.items()
@@ -149,15 +152,15 @@ def _check_ranks(plan: ModelPlan, asked: Asked, settings: AnySettings, facts: En
     fitting = next((choice for choice in choices if choice >= highest), highest)
     names = ", ".join(f"{name!r} has rank {rank}" for name, rank in above.items())
     option = next(item for item in settings.options() if item.flag == "--max-lora-rank")
-    given = asked.value("--max-lora-rank")
+    said = flags.text("--max-lora-rank")
     raise ConfigurationError(
         [
             Problem(
                 f"the LoRA adapter {names}, and {limit} is the limit"
-                f"{'' if given else ' when this is empty'}. Set it to {fitting}",
+                f"{'' if said else ' when this is empty'}. Set it to {fitting}",
                 title=option.title,
                 path=option.path,
-                value=given,
+                value=said,
             )
         ]
     )
@@ -187,7 +190,7 @@ def _need_of_host(model: _Model, memory: AvailableMemory, facts: EngineFacts) ->
             f"{fitting // 16 * 16:,} or less, or give the cache more."
         )
     # Every worker has its part of the weights, and a cache of its own.
-    workers = _count(model.asked, "--tensor-parallel-size", 1)
+    workers = model.flags.whole("--tensor-parallel-size", 1)
     need = model.weights_bytes + cache * workers + _HOST_OVERHEAD
     if need > memory.host_bytes:
         raise CapacityError(
@@ -201,17 +204,17 @@ def _need_of_host(model: _Model, memory: AvailableMemory, facts: EngineFacts) ->
 
 
 def _need_of_gpus(model: _Model, memory: AvailableMemory, facts: EngineFacts) -> MemoryNeed:
-    asked = model.asked
-    offload = int(float(asked.value("--cpu-offload-gb") or 0) * _GIB)
-    backend = asked.value("--distributed-executor-backend")
-    if backend == "ray" or not memory.gpus or not all(map(asked.is_decided, _PLACING)):
+    flags = model.flags
+    offload = int(flags.number("--cpu-offload-gb", 0) * _GIB)
+    if flags.text("--distributed-executor-backend") == "ray" or not memory.gpus:
         # Which GPUs, and how much of each, is not known here.
         return MemoryNeed(_HOST_OVERHEAD + offload, 0)
-    stages = _count(asked, "--pipeline-parallel-size", 1)
-    split = _count(asked, "--tensor-parallel-size", max(1, len(memory.gpus) // stages))
+    stages = flags.whole("--pipeline-parallel-size", 1)
+    split = flags.whole("--tensor-parallel-size", 1)
     _check_split(model, split)
     gpus = memory.gpus[: split * stages]
-    share = _share(asked, facts)
+    default = _SHARES[facts.catalogue.release >= _SECOND_SHARE_SINCE]
+    share = flags.number("--gpu-memory-utilization", default)
     taken = tuple(int(share * gpu.total_bytes) for gpu in gpus)
     _check_shares(model, gpus, share)
     room = sum(taken) + offload * len(gpus)
@@ -241,15 +244,9 @@ def _need_of_gpus(model: _Model, memory: AvailableMemory, facts: EngineFacts) ->
 
 
 def _check_split(model: _Model, split: int) -> None:
-    if model.asked.changes_config():
-        return
-    if message := parallel_problem(model.config, split):
-        field = model.asked.find("--tensor-parallel-size")
+    if not model.flags.changes_config and (message := parallel_problem(model.config, split)):
         title = _title(model, "--tensor-parallel-size")
-        path = field.option.path if field else ""
-        if not field:
-            message = f'"{title}" is not set, and the number of GPUs that are visible {message}'
-        raise ConfigurationError([Problem(message, title=title, path=path)])
+        raise ConfigurationError([Problem(f'the number of GPUs ("{title}"), {split}, {message}')])
 
 
 def _check_shares(model: _Model, gpus: tuple[GpuMemory, ...], share: float) -> None:
@@ -266,20 +263,9 @@ def _check_shares(model: _Model, gpus: tuple[GpuMemory, ...], share: float) -> N
             )
 
 
-def _share(asked: Asked, facts: EngineFacts) -> float:
-    given = asked.value("--gpu-memory-utilization")
-    if given is not None:
-        return float(given)
-    return _SHARES[facts.catalogue.release >= _SECOND_SHARE_SINCE]
-
-
-def _count(asked: Asked, flag: str, default: int) -> int:
-    return int(asked.value(flag) or default) if asked.is_decided(flag) else default
-
-
 def _title(model: _Model, flag: str) -> str:
     """What the form calls a flag's field."""
-    return model.asked.title(flag)
+    return model.titles.get(flag, flag)
 
 
 def _of_gpus(count: int) -> str:

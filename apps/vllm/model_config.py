@@ -38,14 +38,13 @@ class ContextLimit:
     key: str
 
 
-class Asked:
+class _Asked:
     """The engine options that the form decides; what CLI or Model Overrides decide is not known here."""
 
     def __init__(self, model: ModelOptions, settings: AnySettings) -> None:
         self._request = EngineRequest(model, settings)
         self.has_cli = self._request.cli is not None
         names = () if self.has_cli else self._request.overrides
-        self._titles = {option.flag: option.title for option in settings.options() if option.flag}
         self._overridden = {f"--{str(name).lstrip('-').replace('_', '-')}" for name in names}
 
     def find(self, flag: str) -> Given | None:
@@ -57,10 +56,6 @@ class Asked:
         """Its value, None likewise."""
         found = self.find(flag)
         return found.value if found else None
-
-    def title(self, flag: str) -> str:
-        """What the form calls the field of a flag; the flag itself where it has none."""
-        return self._titles.get(flag, flag)
 
     def is_decided(self, flag: str) -> bool:
         """Whether the form has the last word about a flag."""
@@ -90,9 +85,10 @@ def check_model_config(
         environ: The worker's environment; None: this process's.
 
     Returns:
-        Only what is certain; `Problem.path` holds the bare field name.
+        Only what is certain; `Problem.path` is the bare name of a model's own field, else
+        ``Section/name``.
     """
-    asked = Asked(model, settings)
+    asked = _Asked(model, settings)
     allow_long = (os.environ if environ is None else environ).get(_ALLOW_LONG, "0") != "0"
     return [
         *_architecture_problems(asked, config),
@@ -145,7 +141,7 @@ def attention_heads(config: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _architecture_problems(asked: Asked, config: Mapping[str, Any]) -> Iterator[Problem]:
+def _architecture_problems(asked: _Asked, config: Mapping[str, Any]) -> Iterator[Problem]:
     # Without `architectures`, newer versions conclude them from the model's type.
     if (
         asked.changes_config()
@@ -161,7 +157,7 @@ def _architecture_problems(asked: Asked, config: Mapping[str, Any]) -> Iterator[
     )
 
 
-def _context_problems(asked: Asked, config: Mapping[str, Any]) -> Iterator[Problem]:
+def _context_problems(asked: _Asked, config: Mapping[str, Any]) -> Iterator[Problem]:
     field = asked.find("--max-model-len")
     if field is None or asked.changes_config() or not _generates(config):
         return
@@ -176,17 +172,21 @@ def _context_problems(asked: Asked, config: Mapping[str, Any]) -> Iterator[Probl
         f"is above the model's own {limit.tokens:,} ({limit.key} in its config.json). Set "
         f"{limit.tokens} or less, stretch the model with RoPE scaling, or set {_ALLOW_LONG}=1 in "
         "the worker's environment to take the risk of wrong answers and crashes",
-        path=field.option.name,
+        path=_path(field),
         value=field.value,
     )
 
 
-def _parallel_problems(asked: Asked, config: Mapping[str, Any]) -> Iterator[Problem]:
+def _parallel_problems(asked: _Asked, config: Mapping[str, Any]) -> Iterator[Problem]:
     field = asked.find("--tensor-parallel-size")
     if field is None or asked.changes_config():
         return
     if message := parallel_problem(config, int(field.value)):
-        yield Problem(message, path=field.option.name, value=field.value)
+        yield Problem(message, path=_path(field), value=field.value)
+
+
+def _path(field: Given) -> str:
+    return field.option.name if field.option.per_model else field.option.path
 
 
 def parallel_problem(config: Mapping[str, Any], gpus: int) -> str | None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from apps.vllm.facts import Build
-from apps.vllm.model_config import Asked, text_config
+from apps.vllm.model_config import text_config
+from apps.vllm.passed_flags import PassedFlags
 from common.models.safetensors import StoredTensor
 
 # Types of weights as safetensors names them, and the bytes of one number.
@@ -24,7 +25,7 @@ _SMALLEST_QUANTIZED = 4
 
 
 def loaded_bytes(
-    tensors: Mapping[str, StoredTensor], asked: Asked, config: Mapping[str, Any], build: Build
+    tensors: Mapping[str, StoredTensor], flags: PassedFlags, config: Mapping[str, Any], build: Build
 ) -> int:
     """What the weights take once loaded, at least.
 
@@ -32,30 +33,28 @@ def loaded_bytes(
 
     Args:
         tensors: The headers of the model's files.
-        asked: The settings.
+        flags: What the engine is given.
         config: The model's ``config.json``.
         build: Of the vLLM that loads it.
     """
-    given = asked.value("--dtype")
-    width = _DTYPE_BYTES.get(str(given), 0)
-    if not asked.is_decided("--dtype") or (build == "cpu" and not width):
+    width = _DTYPE_BYTES.get(flags.text("--dtype") or "", 0)
+    if build == "cpu" and not width:
         width = 2  # what is not known counts as the smallest
     total = sum(_loaded(tensor, width) for tensor in tensors.values())
-    is_shrunk = not asked.is_decided("--quantization") or asked.value("--quantization") is not None
-    if is_shrunk and not config.get("quantization_config"):
+    if "--quantization" in flags and not config.get("quantization_config"):
         return total // _SMALLEST_QUANTIZED
     return total
 
 
-def kv_bytes_per_token(config: Mapping[str, Any], asked: Asked) -> int | None:
+def kv_bytes_per_token(config: Mapping[str, Any], flags: PassedFlags) -> int | None:
     """KV cache of one token over all layers, at least.
 
     Returns:
         None where the model's layers keep something else (latent attention, windows, states), or a
-        setting decides that is not known here.
+        flag may change them.
     """
     text = text_config(config)
-    if asked.has_cli or asked.changes_config() or any(text.get(key) for key in _OTHER_CACHES):
+    if flags.changes_config or any(text.get(key) for key in _OTHER_CACHES):
         return None
     if set(text.get("layer_types") or ()) - {"full_attention"}:
         return None
@@ -68,7 +67,7 @@ def kv_bytes_per_token(config: Mapping[str, Any], asked: Asked) -> int | None:
         return None
     kv_heads = _whole(text["num_key_value_heads"]) or heads
     size = _whole(text.get("head_dim")) or hidden // heads
-    return int(2 * layers * kv_heads * size * _cache_width(asked))
+    return int(2 * layers * kv_heads * size * _cache_width(flags))
 
 
 def _loaded(tensor: StoredTensor, width: int) -> int:
@@ -78,13 +77,11 @@ def _loaded(tensor: StoredTensor, width: int) -> int:
     return tensor.elements * (width or min(own, 2))
 
 
-def _cache_width(asked: Asked) -> float:
-    if not asked.is_decided("--kv-cache-dtype"):
-        return 0.5
-    given = asked.value("--kv-cache-dtype")
+def _cache_width(flags: PassedFlags) -> float:
+    given = flags.text("--kv-cache-dtype")
     if given not in (None, "auto"):
         return _CACHE_BYTES.get(str(given), 0.5 if "4" in str(given)[:4] else 1.0)
-    return 4.0 if str(asked.value("--dtype")) in ("float32", "float") else 2.0
+    return 4.0 if flags.text("--dtype") in ("float32", "float") else 2.0
 
 
 def _whole(value: Any) -> int | None:

@@ -64,6 +64,7 @@ def inspect(
     address = EngineAddress(socket_path=folder / "s")
     plan = ModelPlan("tiny", settings.models[0], files.first, files.all, address, 2)
     plan = replace(plan, companions=companions or {})
+    facts = replace(facts, gpus=len(memory.gpus))
     return inspect_model(plan, files, settings, memory, facts)
 
 
@@ -231,6 +232,8 @@ def test_context_must_fit_into_the_kv_cache(tmp_path: Path) -> None:
         inspect(model)
     inspect(model, max_context_length="2097152")
     inspect(model, cli="--max-model-len auto")
+    with pytest.raises(CapacityError, match="3,000,000 tokens"):
+        inspect(model, cli="--max-model-len 3000000")
 
 
 def test_gpus_must_have_their_share_free(tmp_path: Path) -> None:
@@ -240,6 +243,9 @@ def test_gpus_must_have_their_share_free(tmp_path: Path) -> None:
     with pytest.raises(CapacityError, match=r'"GPU Memory Utilization" to 0\.75 or less'):
         inspect(model, gpus(79, 60), GPU)
     inspect(model, gpus(79, 60), GPU, gpus_tensor_parallel_size="1")
+    inspect(model, gpus(79, 60), GPU, model_overrides='{"gpu_memory_utilization": 0.7}')
+    with pytest.raises(CapacityError, match=r"takes 0\.8 of each GPU"):
+        inspect(model, gpus(60), GPU, cli="--gpu-memory-utilization 0.8")
     inspect(model, gpus(79, 60), GPU, gpu_memory_utilization="0.7")
 
 
@@ -264,8 +270,7 @@ def test_weights_must_fit_into_the_gpus(tmp_path: Path) -> None:
     single = {"gpus_tensor_parallel_size": "1", "max_context_length": "16"}
     inspect(model, small, GPU, **single, cpu_offload_gib="1")
     inspect(model, small, GPU, **single, quantization="fp8")
-    inspect(model, small, GPU, cli="--quantization fp8")
-    inspect(model, small, GPU, model_overrides='{"gpu_memory_utilization": 0.5}')
+    inspect(model, small, GPU, cli="--quantization fp8 --max-model-len 16")
     with pytest.raises(CapacityError, match="does not fit: its weights are"):
         inspect(model, small, GPU, dtype="float32")
 
@@ -278,7 +283,7 @@ def test_context_that_leaves_no_room_on_the_gpus(tmp_path: Path) -> None:
 
 def test_visible_gpus_must_divide_the_heads(tmp_path: Path) -> None:
     model = make_model(tmp_path / "m")
-    with pytest.raises(ConfigurationError, match="number of GPUs that are visible does not divide"):
+    with pytest.raises(ConfigurationError, match=r"Size\)\"\), 3, does not divide the"):
         inspect(model, gpus(79, 79, 79), GPU)
 
 
