@@ -136,11 +136,11 @@ def test_configurations_belong_to_their_models() -> None:
     ]
 
 
-def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+def cli(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "common.cli.main", *arguments],
         cwd=ROOT,
-        env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"},
+        env={"PATH": "/usr/bin:/bin", "HOME": str(home)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -156,28 +156,28 @@ def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("validate", "llamacpp", "--flags", "none.json"), 2, "does not exist"),
         (("validate", "no-such-app"), 2, "no-such-app"),
         (("command", "llamacpp", "--set", "Model/model=nothing"), 2, "no existing file"),
-        (("docs", "check", "--folder", "/nonexistent"), 2, "Error: There is no folder"),
+        (("docs", "check", "--folder", "/dev/null/none"), 2, "Error: There is no folder"),
         (("status", "0" * 32), 1, "Error: "),
     ],
 )
 def test_exit_codes_tell_what_is_wrong_from_what_failed(
-    arguments: tuple[str, ...], code: int, words: str
+    arguments: tuple[str, ...], code: int, words: str, tmp_path: Path
 ) -> None:
-    done = cli(*arguments)
+    done = cli(tmp_path, *arguments)
     assert done.returncode == code, done.stderr
     assert words in done.stdout + done.stderr
 
 
 def test_a_task_script_has_the_same_exit_codes() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "apps.llamacpp", "--config", "/nonexistent/file.json"],
+        [sys.executable, "-m", "apps.llamacpp", "--config", "/dev/null/file.json"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 2
-    assert "/nonexistent/file.json: cannot be read" in done.stderr
+    assert "/dev/null/file.json: cannot be read" in done.stderr
 
 
 def test_options_of_the_form_that_wait_for_their_work_are_named() -> None:
