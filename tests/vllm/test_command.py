@@ -211,9 +211,9 @@ def test_nothing_left_of_the_memory() -> None:
 
 
 def test_the_cpu_build() -> None:
-    cpu = {"build": "cpu", "kv_cache_gib": 1.5, "gpus": 0}
+    cpu = {"build": "cpu", "kv_cache_gib": 2.7, "gpus": 0}
     command = write("0.33.0", known=cpu, **{"General/device": "cpu"})
-    assert command.env["VLLM_CPU_KVCACHE_SPACE"] == "1.5"
+    assert command.env["VLLM_CPU_KVCACHE_SPACE"] == "2"
     assert "VLLM_CPU_OMP_THREADS_BIND" not in command.env
     assert [item.to for item in command.translated] == ["the CPU build of vLLM"]
     assert check("0.33.0", known=cpu, gpus_tensor_parallel_size=2) == []
@@ -222,7 +222,7 @@ def test_the_cpu_build() -> None:
     assert two.env["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
     assert two.env["OMP_NUM_THREADS"] == "3"
     assert value_of(two, "--gpu-memory-utilization") is None
-    assert write("0.7.2", known=cpu).env["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    assert write("0.7.2", known={**cpu, "kv_cache_gib": 0.5}).env["VLLM_CPU_KVCACHE_SPACE"] == "1"
 
 
 # CLI and Model Overrides

@@ -245,7 +245,7 @@ def test_translated(version: str, parameters: dict[str, Any], to: str) -> None:
         ("0.14.1", {"Model/speculative_model": "org/draft"}, "refused from 0.10.0 to 0.14.1"),
         ("0.33.0", {"Model/speculative_model": "org/medusa"}, "of the kind 'medusa'"),
         ("0.33.0", {"Model/enable_reasoning": True}, "a Reasoning Parser is what turns it on"),
-        ("0.6.6", {"Model/enable_reasoning": True}, "--reasoning-parser: it is known from 0.7.2"),
+        ("0.6.6", {"Model/enable_reasoning": True}, "--enable-reasoning: it is known from 0.7.2"),
     ],
 )
 def test_unavailable(version: str, parameters: dict[str, Any], reason: str) -> None:

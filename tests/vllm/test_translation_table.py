@@ -157,7 +157,12 @@ def assert_accepted(command: EngineCommand, version: str) -> None:
     parsed = parser_of(version).parse_args(list(command.argv[2:]))
     assert parsed.model_tag == "/cache/base"
     assert len(parsed.__dict__["--served-model-name"]) == 1
-    deprecated = {name for name, flag in document["flags"].items() if flag["deprecated"]}
+    deprecated = {
+        name
+        for flag_name, flag in document["flags"].items()
+        if flag["deprecated"]
+        for name in (flag_name, *flag["negations"])
+    }
     # What these do, they still do in the versions that announce their end.
     assert names_in(command) & deprecated <= {"--lora-extra-vocab-size"}
     once = [name for name in map(name_of, command.argv) if name in document["flags"]]

@@ -26,8 +26,9 @@ def write_engine_choice(writer: CommandWriter) -> None:
         elif item.value:
             writer.translate(item, "nothing: V1 is the only engine of this version")
         else:
-            reason = f"vLLM {writer.version} has the V1 engine only: V0 is absent from 0.11.2 on"
-            writer.give_up(item, reason)
+            writer.give_up(
+                item, f"vLLM {writer.version} has the V1 engine only, as all from 0.11 on"
+            )
     if not wants_v1(writer):
         return
     for item in writer.open():

@@ -96,10 +96,8 @@ def bind_threads(writer: CommandWriter) -> None:
     if facts.build != "cpu":
         return
     if facts.kv_cache_gib is not None:
-        # Before 0.9 it is a whole number.
-        whole = writer.release < Version("0.9") or float(facts.kv_cache_gib).is_integer()
-        amount = max(1, int(facts.kv_cache_gib)) if whole else facts.kv_cache_gib
-        writer.env["VLLM_CPU_KVCACHE_SPACE"] = str(amount)
+        # vLLM reads a whole number, and chooses for itself at 0.
+        writer.env["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, int(facts.kv_cache_gib)))
     if len(writer.request.settings.models) > 1:
         loose = "nobind" if writer.release >= Version("0.9.2") else "all"
         writer.env["VLLM_CPU_OMP_THREADS_BIND"] = loose

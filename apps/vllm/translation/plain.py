@@ -12,12 +12,12 @@ from apps.vllm.translation.writer import CommandWriter
 def write_plain(writer: CommandWriter, item: Given) -> None:
     """Settle a field by its flag alone: passed, or told why not."""
     found = writer.catalogue.find(item.flag)
-    if reason := why_inert(item.flag, writer.version):
-        # A flag that is gone is told as such, and one that comes back is trusted.
-        if found is not None and not _is_off(item):
-            writer.give_up(item, reason)
-            return
-    if isinstance(item.value, bool):
+    inert = why_inert(item.flag, writer.version) if found else None
+    if inert and item.value is False:
+        writer.translate(item, "nothing: it is off unless told otherwise")
+    elif inert:
+        writer.give_up(item, inert)
+    elif isinstance(item.value, bool):
         _write_switch(writer, item, found)
     elif found is None:
         give_up_missing(writer, item)
@@ -51,10 +51,6 @@ def give_up_missing(writer: CommandWriter, item: Given) -> None:
 def lives(writer: CommandWriter, flag: str) -> bool:
     """Whether the version has a flag that does something and is not on its way out."""
     return writer.catalogue.lives(flag) and why_inert(flag, writer.version) is None
-
-
-def _is_off(item: Given) -> bool:
-    return item.value is False
 
 
 def _write_switch(writer: CommandWriter, item: Given, found: CatalogueFlag | None) -> None:
@@ -92,5 +88,5 @@ def _write_opposite(writer: CommandWriter, item: Given) -> None:
     if item.value:
         give_up_missing(writer, item)
     else:
-        reason = why_missing(item.flag, writer.version)
-        writer.translate(item, f"nothing: {reason}, so it is off")
+        to = f"nothing: vLLM {writer.version} has no {item.flag}, so it is off"
+        writer.translate(item, to)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from packaging.version import Version
 
-from apps.vllm.history import why_missing
 from apps.vllm.request import Given
 from apps.vllm.translation.plain import give_up_missing, lives, tell_unfit, write_plain
 from apps.vllm.translation.values import UnfitValueError, arguments_for
@@ -80,11 +79,11 @@ def _write_switch(
         writer.pass_(switch, (_SWITCH,))
     elif is_parsed:
         writer.translate(switch, f"nothing: {_PARSER} turns it on")
+    elif _PARSER not in writer.catalogue:
+        give_up_missing(writer, switch)
     elif parser is not None:
         writer.give_up(switch, f'needs "{parser.option.title}", which is not available')
     elif has_switch:
         writer.refuse(switch, f"needs a Reasoning Parser with vLLM {writer.version}")
-    elif _PARSER in writer.catalogue:
-        writer.give_up(switch, "a Reasoning Parser is what turns it on, and none is set")
     else:
-        writer.give_up(switch, why_missing(_PARSER, writer.version))
+        writer.give_up(switch, "a Reasoning Parser is what turns it on, and none is set")

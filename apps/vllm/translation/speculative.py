@@ -70,7 +70,7 @@ def write_speculation(writer: CommandWriter) -> None:
     if not items:
         return
     if not method:
-        _give_up_all(writer, items)
+        _write_without_draft(writer, items)
     elif lives(writer, _MODEL):
         _write_flags(writer, items, model, method)
     elif _CONFIG not in writer.catalogue:
@@ -108,9 +108,12 @@ def _refusal(writer: CommandWriter, method: str) -> str | None:
     return why_v0(_MODEL) if wants_v1(writer) else None
 
 
-def _give_up_all(writer: CommandWriter, items: list[Given]) -> None:
+def _write_without_draft(writer: CommandWriter, items: list[Given]) -> None:
+    """Settle fields that have nothing to apply to: old flags may stand alone, but for one of them."""
     for item in items:
-        if item.value is False:
+        if lives(writer, _MODEL) and item.flag != _TOKENS:
+            write_plain(writer, item)
+        elif item.value is False:
             writer.translate(item, "nothing: there is no speculative decoding")
         else:
             writer.give_up(item, "nothing is speculated: no Speculative model is set")
