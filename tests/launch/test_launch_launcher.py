@@ -16,17 +16,18 @@ from tests.fixtures_clearml import clearml_environment
 ROOT = Path(__file__).parents[2]
 # In a process of its own: the SDK reads its configuration once.
 LAUNCH = """
-import json, os, sys
-from apps.llamacpp.app import app
+import importlib, json, os, sys
 from common.clearml.api import ClearMLApi
 from common.errors import DeployError
 from common.launch.launcher import Launch, agents_of, launch
-from common.launch.source import Source
+from common.launch.source import git_url
 given = json.loads(sys.argv[1])
+name = given.pop("app", "llamacpp")
+app = importlib.import_module(f"apps.{name}.app").app()
 api = ClearMLApi()
-source = Source("https://h/r.git", "main", "c" * 40, "", ("aiohttp>=3.9",))
+source = git_url("https://h/r.git", "main", "c" * 40, name)
 try:
-    task_id = launch(Launch(app=app(), source=source, **given), api)
+    task_id = launch(Launch(app=app, source=source, **given), api)
     print("SEEN", json.dumps({"id": task_id, "agents": agents_of(api, given["queue"])}))
 except DeployError as error:
     print("SEEN", json.dumps({"error": str(error), "kind": type(error).__name__}))
@@ -84,11 +85,30 @@ def test_the_task_is_queued_with_source_container_and_every_parameter(
     assert task["script"]["entry_point"] == "-m apps.llamacpp"
     assert task["script"]["repository"] == "https://h/r.git"
     assert task["script"]["version_num"] == "c" * 40
-    assert "aiohttp>=3.9" in task["script"]["requirements"]["pip"]
+    required = task["script"]["requirements"]["pip"]
+    assert "aiohttp" in required
+    assert "xllamacpp" in required
     assert task["container"]["image"] == "img:1"
     assert "--network host" in task["container"]["arguments"]
     assert task["hyperparams"]["Model"]["temperature"]["value"] == "0.5"
     assert task["hyperparams"]["Model"]["top_k"]["value"] == ""
+    assert "Status" not in task["hyperparams"]
+
+
+@pytest.mark.parametrize("app", ["vllm", "legacy_model"])
+def test_a_task_of_vllm_installs_the_program_and_no_engine(
+    app: str, clearml_server: RunningServer, queue: str, tmp_path: Path
+) -> None:
+    parameters = {"Model/model": "org/repo", "General/vllm_version": "0.10.0"}
+    found = launched(clearml_server, tmp_path, app=app, queue=queue, parameters=parameters)
+    with clearml_server.client() as client:
+        task = client.call("tasks.get_by_id", task=found["id"])["task"]
+    assert task["script"]["entry_point"] == f"-m apps.{app}"
+    required = task["script"]["requirements"]["pip"].split()
+    assert any(line.startswith("aiohttp") for line in required)
+    assert not any(line.startswith(("vllm", "torch", "xllamacpp")) for line in required)
+    assert task["hyperparams"]["General"]["vllm_version"]["value"] == "0.10.0"
+    assert {"Model", "LoRA", "General", "Idle"} <= set(task["hyperparams"])
     assert "Status" not in task["hyperparams"]
 
 
