@@ -230,6 +230,7 @@ class OwnRoutes:
                 model.upstream.failure,
                 f"{base}/{quote(model.name, safe='/')}/v1",
                 self._proxy.in_flight_of(model.name),
+                model.adapters,
             )
             for model in self._models.values()
         ]

@@ -36,6 +36,7 @@ class ModelRow:
     failure: str | None
     endpoint: str
     in_flight: int
+    adapters: tuple[str, ...] = ()
 
 
 def render_login(instance_name: str, *, is_wrong: bool) -> str:
@@ -98,8 +99,12 @@ def render_status(
 def _row(model: ModelRow) -> str:
     failure = f'<br><span class="error">{escape(model.failure)}</span>' if model.failure else ""
     status = escape(model.status)
+    adapters = "".join(
+        f'<br><span class="meta">adapter <code>{escape(name)}</code></span>'
+        for name in model.adapters
+    )
     return (
-        f"<tr><td><code>{escape(model.name)}</code></td>"
+        f"<tr><td><code>{escape(model.name)}</code>{adapters}</td>"
         f'<td><span class="status {status}">{status}</span>{failure}</td>'
         f"<td>{model.in_flight}</td><td><code>{escape(model.endpoint)}</code></td></tr>"
     )

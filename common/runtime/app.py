@@ -131,6 +131,7 @@ class App(Protocol):
 
         Raises:
             EngineMissingError: None is installed; says how to install one.
+            ConfigurationError: This machine cannot run what the settings ask for.
         """
 
     def install_engine(
@@ -152,6 +153,7 @@ class App(Protocol):
 
         Raises:
             EngineMissingError: It cannot be installed: no such version, no index, no space.
+            EngineConfigurationError: It does not run.
             FetchCancelledError: `cancel` was set.
         """
 

@@ -193,7 +193,15 @@ async def test_routes_of_scoring_models_pass(stub: StubProcess, route: str) -> N
                 assert (answer.status, await answer.read()) == (200, body)
 
 
-async def test_the_page_and_metrics_know_models_only(stub: StubProcess) -> None:
+async def test_the_page_shows_adapters_with_their_model(stub: StubProcess) -> None:
+    async with running([served(stub, "base", adapters=("s<q>l",))]) as run:
+        async with run.session.get(f"{run.base}/") as answer:
+            text = await answer.text()
+    row = next(line for line in text.splitlines() if "<code>base</code>" in line)
+    assert "adapter <code>s&lt;q&gt;l</code>" in row
+
+
+async def test_metrics_know_models_only(stub: StubProcess) -> None:
     async with running([served(stub, "base", adapters=("sql",))]) as run:
         async with run.session.post(f"{run.base}/v1/echo", json={"model": "sql"}) as answer:
             assert answer.status == 200
