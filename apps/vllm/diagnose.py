@@ -32,6 +32,7 @@ _SECONDHAND = re.compile(
     r"Engine core initialization failed|See root cause|EngineDeadError|Engine process failed|"
     r"See stack trace above|Failed core proc"
 )
+_DIED = re.compile(r"EngineDeadError|died unexpectedly")
 _SERVING = re.compile(r"Application startup complete|Uvicorn running on")
 
 
@@ -218,7 +219,8 @@ _RULES = (
         "The model's folder has no weights.",
     ),
     _rule(
-        r"Attempted to load weight|size mismatch|shape mismatch|exceeds dimension size|not initialized from checkpoint|"
+        r"Attempted to load weight|size mismatch|shape mismatch|exceeds dimension size|"
+        r"not initialized from checkpoint|"
         r"There is no module or parameter named",
         "The weights do not fit the model's config.json.",
     ),
@@ -323,7 +325,7 @@ def diagnose(exit_code: int | None, tail: Sequence[str]) -> Diagnosis:
                 values = {name: value or "" for name, value in match.groupdict().items()}
                 summary = f"{rule.summary.format(**values)} It says: {_said(lines, number)}"
                 return Diagnosis(rule.is_configuration and not has_served, summary)
-    return by_signal or Diagnosis(False, _last_error(lines))
+    return by_signal or Diagnosis(False, _unexplained(lines))
 
 
 def _spoken(tail: Sequence[str]) -> Iterator[str]:
@@ -365,9 +367,11 @@ def _by_signal(exit_code: int | None) -> Diagnosis | None:
     return Diagnosis(False, words.get(number, f"The engine was ended by signal {number}."))
 
 
-def _last_error(lines: Sequence[str]) -> str:
-    """The first exception that does not only tell of another; else the last line."""
+def _unexplained(lines: Sequence[str]) -> str:
+    """The first exception that does not only tell of another; else what there is."""
     raised = [line for line in lines if _EXCEPTION.match(line)]
     own = [line for line in raised if not _SECONDHAND.search(line)]
+    if not own and any(_DIED.search(line) for line in lines):
+        return "One of the engine's processes died without a word, perhaps for lack of memory."
     line = next(iter([*own, *raised[-1:], *reversed(lines)]), "")
     return f"It says: {line[:_SHOWN]}" if line else "It said nothing."

@@ -35,11 +35,14 @@ def wait_for(condition: Any, timeout_s: float, what: str) -> Any:
 
 
 class Instance:
-    """``clearml-deploy run llamacpp`` as a child process."""
+    """``clearml-deploy run APP`` as a child process."""
 
-    def __init__(self, process: subprocess.Popen[bytes], output: Path) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], output: Path, ready_s: float = READY_S
+    ) -> None:
         self.process = process
         self._output = output
+        self._ready_s = ready_s
 
     @property
     def console(self) -> str:
@@ -97,7 +100,7 @@ class Instance:
             return bool(condition())
 
         try:
-            wait_for(check, READY_S, what)
+            wait_for(check, self._ready_s, what)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.console}") from None
 
@@ -110,14 +113,12 @@ def running_instance(
     offline: bool = True,
     serving: bool = True,
     cache: Path | None = None,
+    app: str = "llamacpp",
+    ready_s: float = READY_S,
 ) -> Iterator[Instance]:
     """Run an instance with a key of the tests; whatever is left of it at the end is killed."""
-    given = {
-        "General/host": "127.0.0.1",
-        "General/api_key": KEY,
-        "General/engine": "xllamacpp",
-        **parameters,
-    }
+    engine = {"General/engine": "xllamacpp"} if app == "llamacpp" else {}
+    given = {"General/host": "127.0.0.1", "General/api_key": KEY, **engine, **parameters}
     with tempfile.TemporaryDirectory(prefix="cd-e2e-") as folder:
         config = Path(folder) / "config.json"
         config.write_text(json.dumps(given), encoding="utf-8")
@@ -128,7 +129,7 @@ def running_instance(
             "PYTHONUNBUFFERED": "1",
             **(environ or {}),
         }
-        command = [sys.executable, "-m", "apps.llamacpp", "--config", str(config)]
+        command = [sys.executable, "-m", f"apps.{app}", "--config", str(config)]
         with output.open("wb") as stream:
             process = subprocess.Popen(
                 command + (["--offline"] if offline else []),
@@ -139,7 +140,7 @@ def running_instance(
                 cwd=ROOT,
                 start_new_session=True,
             )
-        instance = Instance(process, output)
+        instance = Instance(process, output, ready_s)
         try:
             if serving:
                 instance.wait_serving()

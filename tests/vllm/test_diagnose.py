@@ -149,6 +149,12 @@ def test_configuration_errors_are_named_and_not_repeated(output: str, words: str
             "Less GPU memory is free",
         ),
         (1, f"KeyError: 'model.layers'\n{GENERAL}\n{CLEANUP}", "It says: KeyError: 'model.layers'"),
+        (
+            0,
+            "(APIServer pid=7) ERROR 11-20 12:35:14 [async_llm.py:906] vllm.v1.engine.exceptions."
+            "EngineDeadError: EngineCore encountered an issue. See stack trace (above) for the cause.",
+            "One of the engine's processes died",
+        ),
         (1, GENERAL, "It says: RuntimeError: Engine core initialization failed"),
         (1, "", "It said nothing."),
     ],
