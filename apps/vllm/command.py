@@ -18,9 +18,9 @@ from apps.vllm.request import EngineRequest
 from apps.vllm.translation import write_fields, write_variables
 from apps.vllm.translation.logs import quiet_access_log
 from apps.vllm.translation.machine import (
-    EXECUTOR,
     bind_threads,
     share_gpu_memory,
+    spans_machines,
     spread_over_gpus,
 )
 from apps.vllm.translation.writer import CommandWriter
@@ -32,6 +32,18 @@ from common.runtime.app import AnySettings, ModelPlan
 
 _KEY: Final = "VLLM_API_KEY"
 _TOKEN: Final = "HF_TOKEN"
+
+_NAMES_FILES: Final = frozenset(
+    {
+        "--hf-config-path",
+        "--lora-modules",
+        "--spec-model",
+        "--speculative-config",
+        "--speculative-model",
+        "--tokenizer",
+    }
+)
+"""Flags whose values may be repositories."""
 
 
 def write_vllm_command(plan: ModelPlan, settings: AnySettings, facts: EngineFacts) -> EngineCommand:
@@ -167,10 +179,10 @@ def _listen(address: EngineAddress, catalogue: Catalogue) -> tuple[tuple[str, st
 def _environment(writer: CommandWriter) -> dict[str, str]:
     """Variables of ours: no reports to others, no key on a socket, no downloads behind our back."""
     env = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", _KEY: ""}
-    if writer.passed("--trust-remote-code") is None:
-        # Code that comes with a model may fetch more of itself; nothing else has a reason to.
+    # Code that comes with a model may fetch more of itself, and what "CLI" and "Model Overrides" name
+    # was not fetched beforehand; nothing else has a reason to.
+    if writer.passed("--trust-remote-code") is None and not writer.names_files(_NAMES_FILES):
         env["HF_HUB_OFFLINE"] = "1"
-    is_elsewhere = writer.passed(EXECUTOR) == ("ray",) or writer.passed("--nnodes") is not None
-    if not is_elsewhere:
+    if not spans_machines(writer):
         env["VLLM_HOST_IP"] = "127.0.0.1"
     return env

@@ -119,6 +119,17 @@ def test_code_that_is_not_trusted_after_all_stays_offline() -> None:
     assert write("0.33.0", **parameters).env["HF_HUB_OFFLINE"] == "1"
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"cli": "--tokenizer org/tok"},
+        {"model_overrides": 'speculative_config: {"model": "org/draft"}'},
+    ],
+)
+def test_what_was_not_fetched_beforehand_may_be_fetched(parameters: dict[str, Any]) -> None:
+    assert "HF_HUB_OFFLINE" not in write("0.33.0", **parameters).env
+
+
 def test_ray_finds_its_own_address() -> None:
     command = write("0.33.0", **{"General/distributed_executor_backend": "ray"})
     assert "VLLM_HOST_IP" not in command.env
@@ -137,6 +148,7 @@ def test_ray_finds_its_own_address() -> None:
         (4, {"pipeline_parallel_size": 2}, "2"),
         (4, {"gpus_tensor_parallel_size": 2}, "2"),
         (4, {"model_overrides": "tensor_parallel_size: 1"}, "1"),
+        (4, {"model_overrides": "data_parallel_size: 2"}, "2"),
         (4, {"cli": "--max-model-len 99"}, None),
     ],
 )
@@ -161,7 +173,7 @@ def test_all_gpus_are_used_unless_told_otherwise(
             3,
             {"gpus_tensor_parallel_size": 2, "pipeline_parallel_size": 2},
             "gpus_tensor_parallel_size",
-            "2 x 2 stages GPUs are asked for, and 3 GPUs are visible",
+            "4 GPUs (2 x 2) are asked for, and 3 GPUs are visible",
         ),
         (1, {"pipeline_parallel_size": 2}, "pipeline_parallel_size", "1 GPU is visible"),
         (1, {"cli": "-tp 2"}, "cli", "1 GPU is visible"),
@@ -201,13 +213,17 @@ def test_models_share_the_memory_of_the_gpus() -> None:
     assert value_of(write("0.33.0"), "--gpu-memory-utilization") is None
 
 
-def test_nothing_left_of_the_memory() -> None:
-    settings = several({"gpu_memory_utilization": 0.9}, {})
-    (problem,) = check_engine_options(
-        "Models/models[1]", settings.models[1], settings, facts("0.33.0")
+def test_shares_count_wherever_they_are_said() -> None:
+    settings = several(
+        {},
+        {"cli": "--gpu-memory-utilization 0.3"},
+        {"model_overrides": "gpu_memory_utilization: 0.4"},
     )
-    assert problem.path == "gpu_memory_utilization"
-    assert "must be set for each model" in problem.message
+    command = write_vllm_command(plan_of(settings), settings, facts("0.33.0"))
+    assert value_of(command, "--gpu-memory-utilization") == "0.2"
+    full = several({"gpu_memory_utilization": 0.9}, {})
+    nothing_left = write_vllm_command(plan_of(full, 1), full, facts("0.33.0"))
+    assert value_of(nothing_left, "--gpu-memory-utilization") is None
 
 
 def test_the_cpu_build() -> None:

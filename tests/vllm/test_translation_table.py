@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NoReturn
 
 import pytest
 
-from apps.vllm.catalogue import SHIPPED
+from apps.vllm.catalogue import SHIPPED, parse_catalogue
 from common.engines.contract import EngineCommand
 from common.options.declaration import Option
 from tests.vllm.samples import FORMS, VERSIONS, check, names_in, outcome_of, write
@@ -97,8 +98,8 @@ ALONE = [
 def test_a_field_alone(form: str, option: Option, value: Any, version: str) -> None:
     given = {**NEEDS.get(option.path, {}), option.path: value}
     command = write(version, form, **given)
-    assert_accepted(command, version)
-    assert_one_outcome(command, option, version)
+    assert_accepted(command, read(version))
+    assert_one_outcome(command, option, read(version))
     if form == "vllm":
         assert check(version, **given) == []
 
@@ -125,18 +126,71 @@ def test_all_fields_together(form: str, case: int, v1: bool | None, version: str
     else:
         given["LoRA/enable_lora"] = True
     command = write(version, form, **given)
-    assert_accepted(command, version)
+    assert_accepted(command, read(version))
     for option in fields(form):
         if option.path in given:
-            assert_one_outcome(command, option, version)
+            assert_one_outcome(command, option, read(version))
 
 
-def assert_one_outcome(command: EngineCommand, option: Option, version: str) -> None:
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("form", FORMS)
+def test_catalogues_that_nobody_has_seen(form: str, seed: int) -> None:
+    document = mutated(read(VERSIONS[seed % len(VERSIONS)]), random.Random(seed))
+    known = parse_catalogue(document)
+    given = {option.path: values(option)[seed % len(values(option))] for option in fields(form)}
+    given |= {"LoRA/enable_lora": True}
+    if form == "vllm":
+        # Values of the user's own that a parser of closed choices refuses are mistakes.
+        given |= {"Advanced/hf_overrides": '{"vocab_size": 5}', "Model/tool_parser_plugin": ""}
+    command = write(known, form, **given)
+    assert_accepted(command, document)
+    for option in fields(form):
+        if given[option.path] != "":
+            assert_one_outcome(command, option, document)
+
+
+def mutated(document: Any, chance: random.Random) -> Any:
+    """A catalogue of a later version: flags are gone, renamed, turned round, on their way out."""
+    kept = {"--served-model-name", "--host", "--port", "--uds"}
+    flags: dict[str, Any] = {}
+    for name, old in document["flags"].items():
+        flag, what = dict(old), chance.random()
+        is_switch = flag["takes_value"] == "none"
+        if name in kept:
+            pass
+        elif what < 0.15:
+            continue
+        elif what < 0.2:
+            flag["aliases"], name = [*flag["aliases"], name], f"{name}-renamed"
+        elif what < 0.3 and is_switch:
+            flag["negations"] = []
+        elif what < 0.4 and is_switch:
+            flag |= {"takes_value": chance.choice(["optional", "required"]), "type": "bool"}
+        elif what < 0.45 and is_switch:
+            flag |= {"takes_value": "required", "type": "str"}
+        elif what < 0.55 and is_switch and flag["negations"]:
+            name, flag["negations"] = flag["negations"][0], [name]
+        elif what < 0.35 and flag["type"] == "str":
+            flag["type"] = chance.choice(["list[str]", "append[str]"])
+        elif what < 0.4:
+            flag |= {"takes_value": "none", "type": None, "choices": None}
+        flags[name] = flag
+    return {"version": "0.99.0", "flags": flags}
+
+
+def assert_one_outcome(command: EngineCommand, option: Option, document: Any) -> None:
     """Assert that a field is told once, or else passed under its own name."""
     told = outcome_of(command, option)
     assert len(told) <= 1, told
-    known = read(version)["flags"].get(option.flag, {})
-    own = {option.flag, *known.get("negations", [])}
+    known = next(
+        (
+            {name, *flag["aliases"], *flag["negations"]}
+            for name, flag in document["flags"].items()
+            if option.flag in (name, *flag["aliases"])
+        ),
+        set(),
+    )
+    own = {option.flag, *known}
     if not told:
         assert own & (names_in(command) | set(command.env)), f"{option.path} was dropped"
     else:
@@ -150,17 +204,16 @@ def known_names(command: EngineCommand) -> set[str]:
     return {"--speculative-config", "--hf-overrides", "--trust-remote-code"} & names_in(command)
 
 
-def assert_accepted(command: EngineCommand, version: str) -> None:
+def assert_accepted(command: EngineCommand, document: Any) -> None:
     """Assert that a parser made of the catalogue takes the arguments as they are meant."""
-    document = read(version)
     assert command.argv[:2] == ("vllm", "serve")
-    parsed = parser_of(version).parse_args(list(command.argv[2:]))
+    parsed = parser_of(json.dumps(document)).parse_args(list(command.argv[2:]))
     assert parsed.model_tag == "/cache/base"
     assert len(parsed.__dict__["--served-model-name"]) == 1
     deprecated = {
         name
         for flag_name, flag in document["flags"].items()
-        if flag["deprecated"]
+        if flag["deprecated"] and document["version"] in VERSIONS
         for name in (flag_name, *flag["negations"])
     }
     # What these do, they still do in the versions that announce their end.
@@ -187,9 +240,9 @@ class StrictParser(argparse.ArgumentParser):
 
 
 @cache
-def parser_of(version: str) -> argparse.ArgumentParser:
+def parser_of(text: str) -> argparse.ArgumentParser:
     """A parser that takes what the catalogue says, and no abbreviations."""
-    document = read(version)
+    document = json.loads(text)
     parser = StrictParser(allow_abbrev=False, add_help=False)
     parser.add_argument("model_tag", nargs="?")
     for name, flag in document["flags"].items():

@@ -33,8 +33,8 @@ def write_config_overrides(writer: CommandWriter) -> None:
         for item in (*stated, *rope):
             writer.give_up(item, why_missing(item.flag, writer.version))
         return
-    if writer.is_overridden(_FLAG):
-        writer.give_up([*stated, *rope], f'"Model Overrides" say {_FLAG}, and win')
+    if obstacle := writer.obstacle((_FLAG, "{}")):
+        writer.give_up([*stated, *rope], obstacle)
         return
     merged: dict[str, Any] = {}
     passed = [item for item in stated if _merge(writer, merged, read_object(item.value), [item])]

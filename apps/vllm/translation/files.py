@@ -25,8 +25,8 @@ def write_tokenizer(writer: CommandWriter) -> None:
     path = writer.plan.companions.get("tokenizer")
     if item is not None:
         writer.pass_(item, ("--tokenizer", str(path or item.value)))
-    elif path is not None and not writer.is_overridden("--tokenizer"):
-        writer.add(("--tokenizer", str(path)))
+    elif path is not None:
+        writer.offer(("--tokenizer", str(path)))
     if revision is not None:
         reference = str(item.value) if item else writer.request.model.reference
         _write_revision(writer, revision, reference)

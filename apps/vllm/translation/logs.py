@@ -50,7 +50,7 @@ def quiet_access_log(writer: CommandWriter) -> None:
     level, access = "--uvicorn-log-level", "--disable-uvicorn-access-log"
     if writer.is_said(level) or writer.is_said(access):
         return
-    if access in writer.catalogue:
+    if writer.obstacle((access,)) is None:
         writer.add((access,))
-    elif level in writer.catalogue:
-        writer.add((level, "warning"))
+    else:
+        writer.offer((level, "warning"))

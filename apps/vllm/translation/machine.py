@@ -10,17 +10,17 @@ from apps.vllm.translation.plain import lives, write_plain
 from apps.vllm.translation.writer import CommandWriter
 from common.engines.contract import Translated
 from common.errors import Problem
+from common.options.cli_field import last_value
 from common.options.declaration import describe_options
 
 TP = "--tensor-parallel-size"
 PP = "--pipeline-parallel-size"
+DP = "--data-parallel-size"
 MEMORY = "--gpu-memory-utilization"
 EXECUTOR = "--distributed-executor-backend"
 
 _SHARED = 0.9
 """Share of the GPU memory that models together get by default: vLLM's own default for one."""
-
-_LEAST = 0.02
 
 
 def write_device(writer: CommandWriter) -> None:
@@ -49,20 +49,26 @@ def spread_over_gpus(writer: CommandWriter, *, by_default: bool) -> None:
         by_default: Whether the number may be chosen here.
     """
     gpus = writer.facts.gpus
-    is_elsewhere = writer.passed(EXECUTOR) == ("ray",) or writer.passed("--nnodes") is not None
-    if gpus is None or writer.facts.build == "cpu":
+    if gpus is None or writer.facts.build == "cpu" or spans_machines(writer):
         return
-    stages, size = _number(writer, PP), _number(writer, TP)
-    if writer.passed(TP) is None:
-        default = gpus // stages
-        if by_default and default > 1 and TP in writer.catalogue:
-            writer.add((TP, str(default)))
-            size = default
-    if stages * size > gpus and not is_elsewhere:
+    others = _number(writer, PP) * _number(writer, DP)
+    size = _number(writer, TP)
+    if by_default and not writer.is_said(TP) and gpus // others > 1:
+        size = gpus // others
+        writer.offer((TP, str(size)))
+    if size * others > gpus:
         visible = "no GPU is" if gpus == 0 else f"{gpus} GPU{'s are' if gpus > 1 else ' is'}"
-        product = f"{size} x {stages} stages" if stages > 1 else str(size)
-        message = f"{product} GPUs are asked for, and {visible} visible to this instance"
+        product = f" ({size} x {others})" if others > 1 and size > 1 else ""
+        message = (
+            f"{size * others} GPUs{product} are asked for, and {visible} visible to this instance"
+        )
         _refuse_gpus(writer, message)
+
+
+def spans_machines(writer: CommandWriter) -> bool:
+    """Whether the model may run on other machines too, whose GPUs are not seen from here."""
+    flags = ("--nnodes", "--data-parallel-address", "--data-parallel-size-local")
+    return writer.passed(EXECUTOR) == ("ray",) or any(map(writer.is_said, flags))
 
 
 def share_gpu_memory(writer: CommandWriter) -> None:
@@ -73,21 +79,32 @@ def share_gpu_memory(writer: CommandWriter) -> None:
         for group in settings.group_types()
         for name in ("enable_automatic_cpu_offloading", "enable_disk_swapping")
     )
-    is_said = writer.is_said(MEMORY)
-    if writer.facts.build == "cpu" or len(settings.models) < 2 or moves or is_said:
+    is_alone = len(settings.models) < 2 or moves or writer.facts.build == "cpu"
+    if is_alone or writer.is_said(MEMORY) or MEMORY not in writer.catalogue:
         return
-    requests = [EngineRequest(model, settings) for model in settings.models]
-    said = [share for request in requests if (share := request.value(MEMORY)) is not None]
-    count = len(requests) - len(said)
-    share = round((_SHARED - sum(said)) / max(count, 1), 3)
+    shares = [_said_share(EngineRequest(model, settings)) for model in settings.models]
+    count = shares.count(None)
+    share = round((_SHARED - sum(share or 0 for share in shares)) / max(count, 1), 3)
+    if share <= 0:
+        return  # the engine tells what it lacks
     option = next(o for o in describe_options(type(writer.request.model)) if o.flag == MEMORY)
-    if share < _LEAST:
-        message = f"must be set for each model: the others' leave nothing of {_SHARED:g}"
-        writer.problems.append(Problem(message, option.title, option.name))
-        return
     writer.add((MEMORY, f"{share:g}"))
     to = f"{MEMORY} {share:g}: what {count} models without a share of their own get of {_SHARED:g}"
     writer.translated.append(Translated(option.title, option.path, to))
+
+
+def _said_share(request: EngineRequest) -> float | None:
+    """The share of the GPU memory that a model was given, wherever that is said."""
+    name = MEMORY.lstrip("-")
+    if request.cli:
+        said: object = last_value(request.cli, (MEMORY, MEMORY.replace("-", "_")))
+    else:
+        overrides = {key.replace("_", "-"): value for key, value in request.overrides.items()}
+        said = overrides.get(name, request.value(MEMORY))
+    try:
+        return float(str(said))
+    except ValueError:
+        return None
 
 
 def bind_threads(writer: CommandWriter) -> None:

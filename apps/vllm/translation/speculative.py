@@ -125,24 +125,24 @@ def _write_flags(
     """Pass the fields as the flags that they were made for."""
     draft = "[ngram]" if method == "ngram" else _draft(writer)
     if model is None:
-        writer.add((_MODEL, draft))
+        writer.offer((_MODEL, draft))
     else:
         writer.pass_(model, (_MODEL, draft))
     for item in items:
         if item is not model:
             write_plain(writer, item)
     if _TOKENS in writer.catalogue and not writer.request.of(_TOKENS) and method != "mtp":
-        writer.add((_TOKENS, str(DEFAULT_TOKENS)))
+        writer.offer((_TOKENS, str(DEFAULT_TOKENS)))
     if method == "ngram" and not writer.request.of(_LOOKUP[0]) and _LOOKUP[0] in writer.catalogue:
-        writer.add((_LOOKUP[0], str(_DEFAULT_LOOKUP)))
+        writer.offer((_LOOKUP[0], str(_DEFAULT_LOOKUP)))
 
 
 def _write_config(
     writer: CommandWriter, items: list[Given], model: Given | None, method: str
 ) -> None:
     """Pass the fields as one JSON value; each is told the part of it that it became."""
-    if writer.is_overridden(_CONFIG):
-        writer.give_up(items, f'"Model Overrides" say {_CONFIG}, and win')
+    if obstacle := writer.obstacle((_CONFIG, "{}")):
+        writer.give_up(items, obstacle)
         return
     # Older versions tell MTP by the draft's own config, under a name for each family of models.
     is_told = method == "mtp" and writer.release < Version("0.11")

@@ -10,7 +10,9 @@ from packaging.version import Version
 
 from apps.vllm.catalogue import Catalogue, CatalogueFlag
 from apps.vllm.cli import base_name, engine_argv
+from apps.vllm.cli_values import value_problem
 from apps.vllm.facts import EngineFacts
+from apps.vllm.history import why_missing
 from apps.vllm.request import EngineRequest, Given
 from common.engines.contract import Translated, Unavailable
 from common.errors import Problem
@@ -84,6 +86,10 @@ class CommandWriter:
         name = found.name if found else flag
         return name in self._said or name in self._last or name in self.overridden
 
+    def names_files(self, flags: frozenset[str]) -> bool:
+        """Whether "CLI" or "Model Overrides" say one of these flags."""
+        return bool(self._said & flags)
+
     def is_overridden(self, flag: str) -> bool:
         """Whether "Model Overrides" say a flag, or another that it cannot stand beside."""
         found = self.catalogue.find(flag) or self.negated(flag)
@@ -98,7 +104,7 @@ class CommandWriter:
 
     def pass_(self, fields: Fields, *arguments: Argument) -> None:
         """Pass fields under their own flag."""
-        if not self._yield_to_overrides(fields, arguments):
+        if not self._cannot_pass(fields, arguments):
             self.add(*arguments)
             self._settle(fields)
 
@@ -110,7 +116,7 @@ class CommandWriter:
             to: What the user is told; empty: the arguments as they are.
             arguments: What is passed, if anything.
         """
-        if self._yield_to_overrides(fields, arguments):
+        if self._cannot_pass(fields, arguments):
             return
         self.add(*arguments)
         shown = to or " ".join(" ".join(argument) for argument in arguments)
@@ -156,11 +162,34 @@ class CommandWriter:
         else:
             self._last[base_name(item)] = item.values
 
-    def _yield_to_overrides(self, fields: Fields, arguments: Sequence[Argument]) -> bool:
-        said = [name for name, *_ in arguments if self.is_overridden(name)]
-        if said:
-            self.give_up(fields, f'"Model Overrides" say {said[0]}, and win')
-        return bool(said)
+    def offer(self, argument: Argument) -> None:
+        """Pass an argument of ours, if this vLLM takes it."""
+        if self.obstacle(argument) is None:
+            self.add(argument)
+
+    def obstacle(self, argument: Argument) -> str | None:
+        """Why an argument cannot be passed: "Model Overrides" say it, or the parser would refuse it."""
+        name, *values = argument
+        if self.is_overridden(name):
+            return f'"Model Overrides" say {name}, and win'
+        found = self.catalogue.find(name)
+        if found is None and self.negated(name) is None:
+            return why_missing(name, self.version)
+        most = 1 if found and found.takes_value != "none" else 0
+        least = 1 if found and found.takes_value == "required" else 0
+        has_dash = len(values) > 1 and any(value.startswith("-") for value in values)
+        is_list = found is not None and found.is_list
+        if len(values) < least or has_dash or (len(values) > most and not is_list):
+            return f"vLLM {self.version} has {name} in another form, which is not known here"
+        wrong = (value_problem(found, value) for value in values if found)
+        return next((f"{name} {problem}" for problem in wrong if problem), None)
+
+    def _cannot_pass(self, fields: Fields, arguments: Sequence[Argument]) -> bool:
+        reasons = (self.obstacle(argument) for argument in arguments)
+        reason = next((reason for reason in reasons if reason), None)
+        if reason:
+            self.give_up(fields, reason)
+        return reason is not None
 
     def _settle(self, fields: Fields) -> list[Given]:
         settled = [fields] if isinstance(fields, Given) else list(fields)
