@@ -176,7 +176,19 @@ def _item_problems(item: CliItem, catalogue: Catalogue) -> list[str]:
         return []
     if item.flag.max_values is None and any(_looks_like_a_flag(value) for value in item.values):
         return ["takes no value that begins with a dash"]
+    if _is_short_form(item, flag, catalogue):
+        return []
     return [problem for value in item.values if (problem := value_problem(flag, value))]
+
+
+def _is_short_form(item: CliItem, flag: CatalogueFlag, catalogue: Catalogue) -> bool:
+    """Say whether a value is one of the short texts that vLLM takes, or took, in place of JSON."""
+    value = item.values[0] if flag.type == "json" and item.values else ""
+    if flag.name == "--compilation-config":
+        is_level = re.fullmatch(r"[0-3]", value) is not None
+        return is_level and (item.flag.name == "-O" or catalogue.release < DOTTED_SINCE)
+    is_old = flag.name == "--limit-mm-per-prompt" and catalogue.release < Version("0.10")
+    return is_old and re.fullmatch(r"\w+=\d+(,\w+=\d+)*", value) is not None
 
 
 def _looks_like_a_flag(value: str) -> bool:

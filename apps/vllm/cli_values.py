@@ -15,9 +15,13 @@ _SHOWN = 24
 
 def value_problem(flag: CatalogueFlag, value: str) -> str | None:
     """Say what is wrong with a value of a flag, without the flag's name; None where nothing is."""
+    # The help of many versions lists a choice "None" that their parser then refuses.
+    if value == "None" and (flag.choices or flag.type not in ("str", "json_or_str", "list[str]")):
+        return "cannot be 'None'; to leave it to vLLM, leave the flag out"
     if not flag.accepts(value):
-        more = len(flag.choices) - _SHOWN
-        listed = ", ".join(flag.choices[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        choices = [choice for choice in flag.choices if choice != "None"]
+        more = len(choices) - _SHOWN
+        listed = ", ".join(choices[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
         return f"cannot be {value!r}; vLLM knows {listed}"
     wanted = _wanted(flag.type or "str", value)
     return f"cannot be {value!r}: {wanted} is needed" if wanted else None
@@ -35,7 +39,7 @@ def _wanted(kind: str, value: str) -> str:
     if kind == "bool":
         return "" if value.lower() in ("true", "false") else "true or false"
     if kind == "json":
-        return "" if _is(json.loads, value) else 'JSON such as {"key": 1}'
+        return "" if _is(_object_or_list, value) else 'JSON such as {"key": 1}'
     if kind == "json_or_str":
         looks_so = value.strip().startswith("{")
         return "JSON" if looks_so and not _is(json.loads, value) else ""
@@ -49,6 +53,13 @@ def _wanted_size(value: str, *, may_be_auto: bool) -> str:
     if _is(int, value) or _DECIMAL.fullmatch(value) or (may_be_auto and value.lower() == "auto"):
         return ""
     return f"a whole number, one such as 32k or 32K{', or auto' if may_be_auto else ''}"
+
+
+def _object_or_list(value: str) -> object:
+    read = json.loads(value)
+    if not isinstance(read, (dict, list)):
+        raise ValueError(value)
+    return read
 
 
 def _is(read: Callable[[str], object], value: str) -> bool:

@@ -54,6 +54,8 @@ def argv_of(text: str, version: str) -> list[tuple[str, ...]]:
             [("--ignore-patterns", "a"), ("--ignore-patterns", "b")],
         ),
         ("0.32.0", "--max-lora-rank 16", [("--max-lora-rank", "16")]),
+        ("0.9.2", "--limit-mm-per-prompt image=2", [("--limit-mm-per-prompt", "image=2")]),
+        ("0.8.5", "--compilation-config 3", [("--compilation-config", "3")]),
     ],
 )  # fmt: skip
 def test_cli_gives_what_the_parser_takes(
@@ -104,6 +106,26 @@ def test_cli_gives_what_the_parser_takes(
             "0.32.0",
             "--speculative-config {a",
             "--speculative-config cannot be '{a': JSON such as {\"key\": 1} is needed",
+        ),
+        (
+            "0.32.0",
+            "--compilation-config 3",
+            "--compilation-config cannot be '3': JSON such as {\"key\": 1} is needed",
+        ),
+        (
+            "0.10.0",
+            "--limit-mm-per-prompt image=2",
+            "--limit-mm-per-prompt cannot be 'image=2': JSON such as {\"key\": 1} is needed",
+        ),
+        (
+            "0.10.0",
+            "--preemption-mode None",
+            "--preemption-mode cannot be 'None'; to leave it to vLLM, leave the flag out",
+        ),
+        (
+            "0.10.0",
+            "--preemption-mode x",
+            "--preemption-mode cannot be 'x'; vLLM knows swap, recompute",
         ),
         ("0.32.0", "--hf-overrides {a", "--hf-overrides cannot be '{a': JSON is needed"),
         (
