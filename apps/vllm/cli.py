@@ -18,6 +18,7 @@ from packaging.version import Version
 from apps.vllm.catalogue import Catalogue, CatalogueFlag
 from apps.vllm.cli_rules import IGNORED, refusal
 from apps.vllm.cli_values import value_problem
+from apps.vllm.history import HISTORY, why_missing
 from common.options.cli_field import CliItem, Flag, FlagTable, ParsedCli, parse_cli, split_cli
 
 DOTTED_SINCE = Version("0.9.1")
@@ -63,7 +64,8 @@ def read_cli(text: str, catalogue: Catalogue) -> ParsedCli:
     except ValueError as error:
         return ParsedCli(problems=(str(error),))
     text = shlex.join(_shorthand(token) for token in tokens)
-    parsed = parse_cli(text, _VllmFlags(catalogue), refuse=refusal)
+    table = _VllmFlags(catalogue)
+    parsed = parse_cli(text, table, refuse=table.refusal)
     problems = [*parsed.problems]
     items: list[CliItem] = []
     for item in parsed.items:
@@ -90,7 +92,7 @@ def read_overrides(overrides: Mapping[str, Any], catalogue: Catalogue) -> Parsed
     for key, value in overrides.items():
         name = _override_name(key, table)
         flag = table.find(name)
-        reason = refusal(flag.name if flag else name)
+        reason = table.refusal(flag.name if flag else name)
         if flag is None or reason:
             problems.append(f"{key} {reason or table.unknown(name)}")
             continue
@@ -149,6 +151,14 @@ class _VllmFlags(FlagTable):
             return super().find("--optimization-level")
         is_rewritten = self._catalogue.release >= DOTTED_SINCE
         return Flag("-O", min_values=1, max_values=1) if is_rewritten else found
+
+    def refusal(self, name: str) -> str | None:
+        """Say why a flag may not be given; of an unknown one, what became of it where that is known."""
+        reason = refusal(name)
+        name = name.partition(".")[0].replace("_", "-")
+        if reason or name in self or name not in HISTORY:
+            return reason
+        return f"is no flag of this engine: {why_missing(name, self._catalogue.version)}"
 
     def unknown(self, name: str) -> str:
         """Say that there is no such flag, with the nearest that there is."""

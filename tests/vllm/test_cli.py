@@ -73,7 +73,13 @@ def test_cli_gives_what_the_parser_takes(
             "--max-model-length is no flag of this engine; did you mean --max-model-len?",
         ),
         ("0.32.0", "--max-model 1", "--max-model is no flag of this engine; did you mean --max-model-len?"),
-        ("0.27.1", "--device cuda", "--device is no flag of this engine; did you mean --device-ids?"),
+        (
+            "0.27.1",
+            "--device cuda",
+            "--device is no flag of this engine: vLLM 0.27.1 has no --device: absent from 0.10.0 on; "
+            "vLLM detects what it runs on",
+        ),
+        ("0.27.1", "--device-id 1", "--device-id is no flag of this engine; did you mean --device-ids?"),
         (
             "0.32.0",
             "--dtype int3",
@@ -252,6 +258,11 @@ def test_overrides_give_what_the_parser_takes(
     ("overrides", "problem"),
     [
         ({"max_len": 1}, "max_len is no flag of this engine; did you mean --max-log-len?"),
+        (
+            {"rope_theta": 1},
+            "rope_theta is no flag of this engine: vLLM 0.32.0 has no --rope-theta: absent from 0.11.2 on; "
+            "it is part of the model's config. Nearest: --hf-overrides",
+        ),
         ({"max_model": 1}, "max_model is no flag of this engine; did you mean --max-model-len?"),
         ({"dtype": "x"}, "dtype cannot be 'x'; vLLM knows auto, bfloat16, float, float16, float32, half"),
         ({"seed": "x"}, "seed cannot be 'x': a whole number is needed"),
