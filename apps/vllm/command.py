@@ -110,7 +110,8 @@ def version_problem(catalogue: Catalogue) -> Problem | None:
         return None
     return Problem(
         f"vLLM {catalogue.version} is too old: {OLDEST} and later can be used. Install a newer one, or "
-        'set "vLLM Version" (General/vllm_version)'
+        'set "vLLM Version" (General/vllm_version)',
+        path="model",
     )
 
 

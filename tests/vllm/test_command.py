@@ -342,6 +342,15 @@ def test_overrides_win_over_the_fields() -> None:
     assert all('"Model Overrides"' in reason for reason in reasons(command).values())
 
 
+def test_a_draft_model_in_the_overrides() -> None:
+    command = write(
+        "0.7.2", num_speculative_tokens=3, model_overrides="speculative_model: org/draft"
+    )
+    assert value_of(command, "--speculative-model") == "org/draft"
+    assert value_of(command, "--num-speculative-tokens") == "3"
+    assert not command.unavailable
+
+
 def test_overrides_of_a_part_of_what_a_field_becomes() -> None:
     command = write("0.33.0", model_overrides="runner: generate", **{"Advanced/task": "embedding"})
     assert value_of(command, "--runner") == "generate"

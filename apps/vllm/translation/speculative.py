@@ -111,7 +111,7 @@ def _refusal(writer: CommandWriter, method: str) -> str | None:
 def _write_without_draft(writer: CommandWriter, items: list[Given]) -> None:
     """Settle fields that have nothing to apply to: old flags may stand alone, but for one of them."""
     for item in items:
-        if lives(writer, _MODEL) and item.flag != _TOKENS:
+        if lives(writer, _MODEL) and (item.flag != _TOKENS or writer.is_overridden(_MODEL)):
             write_plain(writer, item)
         elif item.value is False:
             writer.translate(item, "nothing: there is no speculative decoding")
@@ -187,7 +187,8 @@ def _part(writer: CommandWriter, item: Given, method: str) -> dict[str, Any] | N
         writer.translate(item, f"nothing: vLLM {writer.version} does not do it")
         return None
     reason = (
-        f"{_CONFIG} of vLLM {writer.version} has no {key!r}: known to {last}, absent from {gone}"
+        f"speculative decoding of vLLM {writer.version} does not know {key!r}: it was read to {last}, "
+        f"and is not from {gone} on"
     )
     if key == "disable_by_batch_size":
         reason += ". Nearest: num_speculative_tokens_per_batch_size, from 0.27.1"
