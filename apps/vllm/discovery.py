@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import sysconfig
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packaging.version import Version
@@ -55,10 +56,10 @@ def find_engine(settings: AnySettings, environ: Mapping[str, str]) -> VllmEngine
     gpus = visible_gpu_count(environ)
     needs_gpu = not general.wants_cpu_build and _wants_nvidia(settings)
     if wanted is None:
-        python, found = _worker_engine(environ)
+        place, found = _worker_engine(environ)
         if found.build == "gpu":
             _check_device(settings, found.version, gpus, needs_gpu=needs_gpu)
-        engine = _found_engine(python, found, environ)
+        engine = _found_engine(place, found, environ)
     else:
         engine = _wanted_engine(wanted, settings, environ, gpus, needs_gpu=needs_gpu)
     return replace(engine, facts=_on_machine(engine.facts, settings, environ, gpus))
@@ -102,8 +103,9 @@ def ready_engine(
     Raises:
         EngineConfigurationError: It does not run.
     """
-    python = Path(engine.facts.program[0]).with_name("python")
-    catalogue = read_catalogue(python, environ, catalogue_folder(environ))
+    if engine.python is None:
+        raise EngineMissingError(f"{engine.label} is known by its flags alone.")
+    catalogue = read_catalogue(engine.python, environ, catalogue_folder(environ))
     facts = replace(engine.facts, catalogue=catalogue)
     facts = _on_machine(facts, settings, environ, facts.gpus)
     return replace(
@@ -135,27 +137,28 @@ def _wanted_engine(
 ) -> VllmEngine:
     build: Build = "cpu" if settings.general.wants_cpu_build else "gpu"
     try:
-        python, found = _worker_engine(environ)
+        place, found = _worker_engine(environ)
     except EngineError:
         pass  # none, or an unusable one: the one that is wanted has an environment of its own
     else:
         is_build = found.build == build or (found.build == "cpu" and gpus == 0)
         if Version(found.version) == wanted and is_build:
-            return _found_engine(python, found, environ)
+            return _found_engine(place, found, environ)
     if build == "gpu":
         _check_device(settings, str(wanted), gpus, needs_gpu=needs_gpu)
     return _own_engine(own_environment(wanted, build, environ), environ)
 
 
-def _found_engine(python: Path, found: InstalledVllm, environ: Mapping[str, str]) -> VllmEngine:
-    is_own_interpreter = python.parent == Path(sys.prefix) / "bin"
-    env = {} if is_own_interpreter else _environment_of(python, environ)
+def _found_engine(place: _Place, found: InstalledVllm, environ: Mapping[str, str]) -> VllmEngine:
+    is_own_interpreter = place.python == Path(sys.executable)
+    env = {} if is_own_interpreter else _environment_of(place, environ)
     catalogue = shipped_catalogue(Version(found.version))
-    facts = EngineFacts((str(python.with_name("vllm")),), catalogue, found.build, env=env)
+    facts = EngineFacts((str(place.program),), catalogue, found.build, env=env)
     return VllmEngine(
         found.version,
         facts,
-        place=str(python.parent.parent),
+        python=place.python,
+        place=str(place.program.parent.parent),
         is_exact=catalogue.release == Version(found.version),
     )
 
@@ -166,12 +169,13 @@ def _own_engine(environment: EngineEnvironment, environ: Mapping[str, str]) -> V
         (str(environment.program),),
         catalogue,
         environment.build,
-        env=_environment_of(environment.python, environ),
+        env=_environment_of(_Place(environment.python, environment.program), environ),
     )
     is_installed = environment.is_finished
     return VllmEngine(
         str(environment.version),
         facts,
+        python=environment.python,
         place=str(environment.folder),
         environment=environment,
         is_installed=is_installed,
@@ -180,12 +184,14 @@ def _own_engine(environment: EngineEnvironment, environ: Mapping[str, str]) -> V
     )
 
 
-def _environment_of(python: Path, environ: Mapping[str, str]) -> dict[str, str]:
+def _environment_of(place: _Place, environ: Mapping[str, str]) -> dict[str, str]:
     """The variables of an engine whose interpreter is not this one.
 
     An empty variable counts for Python as none; vLLM's libraries look for their tools on PATH.
     """
-    path = os.pathsep.join(filter(None, (str(python.parent), environ.get("PATH", os.defpath))))
+    path = os.pathsep.join(
+        filter(None, (str(place.program.parent), environ.get("PATH", os.defpath)))
+    )
     return {**dict.fromkeys(foreign_python(environ), ""), "PATH": path}
 
 
@@ -203,49 +209,64 @@ def _installed_python(wanted: Version | None, build: Build, environ: Mapping[str
         own = own_environment(wanted, build, environ)
         if own.is_finished:
             return own.python
-    python, found = _worker_engine(environ)
+    place, found = _worker_engine(environ)
     if wanted is not None and Version(found.version) != wanted:
         raise EngineMissingError(f"vLLM {wanted} is not installed.")
-    return python
+    return place.python
 
 
-def _worker_engine(environ: Mapping[str, str]) -> tuple[Path, InstalledVllm]:
+@dataclass(frozen=True)
+class _Place:
+    """Where a vLLM may be: an interpreter, and the program that runs by it."""
+
+    python: Path
+    program: Path
+
+    @property
+    def exists(self) -> bool:
+        return os.access(self.python, os.X_OK) and os.access(self.program, os.X_OK)
+
+
+def _worker_engine(environ: Mapping[str, str]) -> tuple[_Place, InstalledVllm]:
     """The first vLLM of the worker's environment.
 
     Raises:
         EngineMissingError: There is none, or it is too old.
     """
-    for python in _places(environ):
+    for place in _places(environ):
         # Only a vLLM with its program counts: the package alone may be something else's dependency.
-        if not os.access(python.with_name("vllm"), os.X_OK):
-            continue
-        found = installed_vllm(python, without_foreign_python(environ))
+        found = installed_vllm(place.python, without_foreign_python(environ))
         if found is None:
             continue
         if Version(found.version) < OLDEST:
             raise EngineMissingError(
-                f"vLLM {found.version} ({python.parent.parent}) is too old: this app runs vLLM {OLDEST} "
+                f"vLLM {found.version} ({place.program}) is too old: this app runs vLLM {OLDEST} "
                 'and later. Install a newer one, or set "vLLM Version" (General/vllm_version).'
             )
-        return python, found
+        return place, found
     raise EngineMissingError(f"No vLLM is installed for {sys.executable}: {_INSTALL}.")
 
 
-def _places(environ: Mapping[str, str]) -> list[Path]:
-    """Interpreters that may have a vLLM, the nearest first."""
-    pythons = [Path(sys.prefix) / "bin" / "python"]
-    program = shutil.which("vllm", path=environ.get("PATH"))
-    if program is not None and (python := _shebang(Path(program))) is not None:
-        pythons.append(python)
+def _places(environ: Mapping[str, str]) -> list[_Place]:
+    """Where a vLLM is, the nearest first."""
+    own = Path(sys.executable)
+    folders = (Path(sys.prefix) / "bin", Path(sysconfig.get_path("scripts")))
+    places = [_Place(own, folder / "vllm") for folder in folders]
+    on_path = shutil.which("vllm", path=environ.get("PATH"))
+    if on_path is not None and (python := _shebang(Path(on_path))) is not None:
+        # In vLLM's own images the program and its interpreter are in two folders.
+        places.append(_Place(python, Path(on_path)))
     if given := environ.get(VARIABLE):
         path = Path(given).expanduser()
-        pythons.append(path / "bin" / "python" if path.is_dir() else path)
-    existing = [python for python in dict.fromkeys(pythons) if python.exists()]
-    if given and not any(python == pythons[-1] for python in existing):
-        raise EngineMissingError(
-            f"{VARIABLE} is {given!r}, which is neither an environment with an interpreter nor one."
-        )
-    return existing
+        python = path / "bin" / "python" if path.is_dir() else path
+        named = _Place(python, python.with_name("vllm"))
+        if not named.exists:
+            raise EngineMissingError(
+                f"{VARIABLE} is {given!r}, which is neither an environment with a vLLM nor the "
+                "interpreter of one."
+            )
+        places.append(named)
+    return [place for place in dict.fromkeys(places) if place.exists]
 
 
 def _shebang(program: Path) -> Path | None:
@@ -263,7 +284,7 @@ def _shebang(program: Path) -> Path | None:
         named = [part.strip("\"'") for part in lines[1].split()[1:2]]
     if named and Path(named[0]).name == "env":
         return program.resolve().with_name("python")
-    return Path(named[0]).with_name("python") if named else None
+    return Path(named[0]) if named else None
 
 
 def _wants_nvidia(settings: AnySettings) -> bool:

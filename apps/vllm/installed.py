@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from apps.vllm.command import check_engine_options, write_vllm_command
 from apps.vllm.diagnose import diagnose
@@ -22,6 +23,7 @@ class VllmEngine:
     Attributes:
         version: Its version, without the build; empty when it is not known yet.
         facts: What its commands depend on.
+        python: Its interpreter; None where only its flags are known.
         place: Where it is, for the console.
         environment: Its environment, where it is one of our own.
         is_installed: Whether it is there; else `App.install_engine` installs it.
@@ -31,6 +33,7 @@ class VllmEngine:
 
     version: str
     facts: EngineFacts
+    python: Path | None = None
     place: str = ""
     environment: EngineEnvironment | None = None
     is_installed: bool = True

@@ -83,6 +83,20 @@ def test_an_environment_is_found_by_the_variable_and_on_path(
         assert engine.facts.build == "gpu"
 
 
+def test_a_program_away_from_its_interpreter_is_found_on_path(
+    environ: Mapping[str, str], worker: Mapping[str, EngineEnvironment], tmp_path: Path
+) -> None:
+    """As in vLLM's own images: /usr/local/bin/vllm by /usr/bin/python3."""
+    program = tmp_path / "local" / "bin" / "vllm"
+    program.parent.mkdir(parents=True)
+    program.write_text(worker["gpu"].program.read_text())
+    program.chmod(0o755)
+    engine = find_engine(settings_of(), {**environ, "PATH": str(program.parent)})
+    assert engine.facts.program == (str(program),)
+    assert engine.version == NEWEST
+    assert "--uds" in ready_engine(engine, settings_of(), environ).facts.catalogue
+
+
 def test_the_agents_python_does_not_reach_another_interpreter(
     environ: Mapping[str, str], worker: Mapping[str, EngineEnvironment]
 ) -> None:
@@ -204,6 +218,6 @@ def test_the_memory_for_caches_is_shared_by_the_models(monkeypatch: pytest.Monke
 def test_a_long_path_in_a_script_is_understood(tmp_path: Path) -> None:
     program = tmp_path / "vllm"
     program.write_text(f"#!/bin/sh\n'''exec' \"{sys.executable}\" \"$0\" \"$@\"\n' '''\n")
-    assert discovery._shebang(program) == Path(sys.executable).with_name("python")
+    assert discovery._shebang(program) == Path(sys.executable)
     program.write_text("#!/usr/bin/env python3\n")
     assert discovery._shebang(program) == tmp_path / "python"

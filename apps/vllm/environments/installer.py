@@ -110,7 +110,8 @@ def _only_one(
 ) -> Iterator[None]:
     # Not thread-local: the thread that installs need not be the one that cleans up.
     lock = FileLock(environment.lock, thread_local=False)
-    started = said_at = time.monotonic()
+    started = time.monotonic()
+    say_at = started
     while True:
         check_cancelled(cancel)
         try:
@@ -118,8 +119,8 @@ def _only_one(
             break
         except Timeout:
             now = time.monotonic()
-            if said_at in (started, now) or now - said_at >= REPORT_EVERY_S:
-                said_at = now
+            if now >= say_at:
+                say_at = now + REPORT_EVERY_S
                 report(
                     f"Another instance installs {environment.title}; waiting ({now - started:.0f} s)"
                 )
