@@ -26,7 +26,7 @@ from apps.vllm.model_config import (
 )
 from apps.vllm.model_memory import kv_bytes_per_token, loaded_bytes
 from apps.vllm.passed_flags import PassedFlags
-from common.errors import CapacityError, ConfigurationError, Problem
+from common.errors import CapacityError, ConfigurationError, ModelFormatError, Problem
 from common.models.fetch import ModelFiles
 from common.models.memory import AvailableMemory, GpuMemory, MemoryNeed
 from common.models.progress import render_gib
@@ -116,7 +116,17 @@ def inspect_model(
 def _read_config(folder: Path, name: str) -> Mapping[str, Any]:
     """The model's configuration; empty where only Mistral's own form of it is there."""
     path = folder / "config.json"
-    return read_json(path, name) if path.is_file() else {}
+    if path.is_file():
+        return read_json(path, name)
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        base = read_json(adapter, name).get("base_model_name_or_path")
+        of = f" of {base}" if base else ""
+        raise ModelFormatError(
+            f"{name} is a LoRA adapter{of}, no model: give that model, and the adapter as "
+            '"LoRA Modules" (LoRA/lora_modules).'
+        )
+    return {}
 
 
 def _tokens(flags: PassedFlags, config: Mapping[str, Any]) -> int | None:

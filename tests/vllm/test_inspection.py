@@ -292,3 +292,9 @@ def test_configuration_file_of_mistral_is_no_obstacle(tmp_path: Path) -> None:
     (model / "config.json").rename(model / "params.json")
     assert inspect(model).lines[0].startswith("tiny: a model")
     assert VOCABULARY == json.loads((model / "params.json").read_text())["vocab_size"]
+
+
+def test_adapter_in_place_of_a_model_is_named(tmp_path: Path) -> None:
+    adapter = make_adapter(tmp_path / "a", base="org/base")
+    with pytest.raises(ModelFormatError, match="is a LoRA adapter of org/base, no model"):
+        inspect(adapter)
