@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import sysconfig
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from packaging.version import Version
 
-from apps.vllm.catalogue import OLDEST, SHIPPED, Catalogue, load_catalogue
+from apps.vllm.catalogue import SHIPPED, Catalogue, load_catalogue
 from apps.vllm.environments.layout import (
     EngineEnvironment,
     foreign_python,
     own_environment,
-    without_foreign_python,
 )
 from apps.vllm.facts import Build, EngineFacts
 from apps.vllm.installed import VllmEngine
 from apps.vllm.machine import cpu_cache_gib, visible_gpu_count
-from apps.vllm.read_flags import InstalledVllm, installed_vllm, read_catalogue
+from apps.vllm.read_flags import InstalledVllm, read_catalogue
+from apps.vllm.worker_engine import Place, worker_engine
 from common.engines.places import cache_folder
 from common.errors import ConfigurationError, EngineError, EngineMissingError, Problem
 from common.runtime.app import AnySettings
-
-VARIABLE = "CLEARML_DEPLOY_VLLM"
-"""Names an environment with a vLLM, or its interpreter."""
-
-_INSTALL = (
-    "install one into the worker's image or environment (pip install vllm), name an environment that "
-    f'has one in the variable {VARIABLE}, or set "vLLM Version" (General/vllm_version), which is '
-    "then installed by the instance"
-)
 
 
 def find_engine(settings: AnySettings, environ: Mapping[str, str]) -> VllmEngine:
@@ -56,7 +45,7 @@ def find_engine(settings: AnySettings, environ: Mapping[str, str]) -> VllmEngine
     gpus = visible_gpu_count(environ)
     needs_gpu = not general.wants_cpu_build and _wants_nvidia(settings)
     if wanted is None:
-        place, found = _worker_engine(environ)
+        place, found = worker_engine(environ)
         if found.build == "gpu":
             _check_device(settings, found.version, gpus, needs_gpu=needs_gpu)
         engine = _found_engine(place, found, environ)
@@ -137,7 +126,7 @@ def _wanted_engine(
 ) -> VllmEngine:
     build: Build = "cpu" if settings.general.wants_cpu_build else "gpu"
     try:
-        place, found = _worker_engine(environ)
+        place, found = worker_engine(environ)
     except EngineError:
         pass  # none, or an unusable one: the one that is wanted has an environment of its own
     else:
@@ -149,7 +138,7 @@ def _wanted_engine(
     return _own_engine(own_environment(wanted, build, environ), environ)
 
 
-def _found_engine(place: _Place, found: InstalledVllm, environ: Mapping[str, str]) -> VllmEngine:
+def _found_engine(place: Place, found: InstalledVllm, environ: Mapping[str, str]) -> VllmEngine:
     is_own_interpreter = place.python == Path(sys.executable)
     env = {} if is_own_interpreter else _environment_of(place, environ)
     catalogue = shipped_catalogue(Version(found.version))
@@ -169,7 +158,7 @@ def _own_engine(environment: EngineEnvironment, environ: Mapping[str, str]) -> V
         (str(environment.program),),
         catalogue,
         environment.build,
-        env=_environment_of(_Place(environment.python, environment.program), environ),
+        env=_environment_of(Place(environment.python, environment.program), environ),
     )
     is_installed = environment.is_finished
     return VllmEngine(
@@ -184,7 +173,7 @@ def _own_engine(environment: EngineEnvironment, environ: Mapping[str, str]) -> V
     )
 
 
-def _environment_of(place: _Place, environ: Mapping[str, str]) -> dict[str, str]:
+def _environment_of(place: Place, environ: Mapping[str, str]) -> dict[str, str]:
     """The variables of an engine whose interpreter is not this one.
 
     An empty variable counts for Python as none; vLLM's libraries look for their tools on PATH.
@@ -209,82 +198,10 @@ def _installed_python(wanted: Version | None, build: Build, environ: Mapping[str
         own = own_environment(wanted, build, environ)
         if own.is_finished:
             return own.python
-    place, found = _worker_engine(environ)
+    place, found = worker_engine(environ)
     if wanted is not None and Version(found.version) != wanted:
         raise EngineMissingError(f"vLLM {wanted} is not installed.")
     return place.python
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a vLLM may be: an interpreter, and the program that runs by it."""
-
-    python: Path
-    program: Path
-
-    @property
-    def exists(self) -> bool:
-        return os.access(self.python, os.X_OK) and os.access(self.program, os.X_OK)
-
-
-def _worker_engine(environ: Mapping[str, str]) -> tuple[_Place, InstalledVllm]:
-    """The first vLLM of the worker's environment.
-
-    Raises:
-        EngineMissingError: There is none, or it is too old.
-    """
-    for place in _places(environ):
-        # Only a vLLM with its program counts: the package alone may be something else's dependency.
-        found = installed_vllm(place.python, without_foreign_python(environ))
-        if found is None:
-            continue
-        if Version(found.version) < OLDEST:
-            raise EngineMissingError(
-                f"vLLM {found.version} ({place.program}) is too old: this app runs vLLM {OLDEST} "
-                'and later. Install a newer one, or set "vLLM Version" (General/vllm_version).'
-            )
-        return place, found
-    raise EngineMissingError(f"No vLLM is installed for {sys.executable}: {_INSTALL}.")
-
-
-def _places(environ: Mapping[str, str]) -> list[_Place]:
-    """Where a vLLM is, the nearest first."""
-    own = Path(sys.executable)
-    folders = (Path(sys.prefix) / "bin", Path(sysconfig.get_path("scripts")))
-    places = [_Place(own, folder / "vllm") for folder in folders]
-    on_path = shutil.which("vllm", path=environ.get("PATH"))
-    if on_path is not None and (python := _shebang(Path(on_path))) is not None:
-        # In vLLM's own images the program and its interpreter are in two folders.
-        places.append(_Place(python, Path(on_path)))
-    if given := environ.get(VARIABLE):
-        path = Path(given).expanduser()
-        python = path / "bin" / "python" if path.is_dir() else path
-        named = _Place(python, python.with_name("vllm"))
-        if not named.exists:
-            raise EngineMissingError(
-                f"{VARIABLE} is {given!r}, which is neither an environment with a vLLM nor the "
-                "interpreter of one."
-            )
-        places.append(named)
-    return [place for place in dict.fromkeys(places) if place.exists]
-
-
-def _shebang(program: Path) -> Path | None:
-    """The interpreter that a script names in its first line, beside which the script's program is."""
-    try:
-        with program.open("rb") as file:
-            lines = file.read(4096).decode("utf-8", "replace").splitlines()[:2]
-    except OSError:
-        return None
-    if not lines or not lines[0].startswith("#!"):
-        return None
-    named = lines[0][2:].split()
-    # Installers write a shell line where the path is too long for the kernel.
-    if named and Path(named[0]).name == "sh" and len(lines) > 1 and lines[1].startswith("'''exec'"):
-        named = [part.strip("\"'") for part in lines[1].split()[1:2]]
-    if named and Path(named[0]).name == "env":
-        return program.resolve().with_name("python")
-    return Path(named[0]) if named else None
 
 
 def _wants_nvidia(settings: AnySettings) -> bool:

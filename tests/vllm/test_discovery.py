@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from packaging.version import Version
 
-from apps.vllm import discovery, machine
+from apps.vllm import discovery, machine, worker_engine
 from apps.vllm.discovery import find_engine, preview_engine, ready_engine, shipped_catalogue
 from apps.vllm.environments import installer
 from apps.vllm.environments.installer import install_environment
@@ -218,6 +218,6 @@ def test_the_memory_for_caches_is_shared_by_the_models(monkeypatch: pytest.Monke
 def test_a_long_path_in_a_script_is_understood(tmp_path: Path) -> None:
     program = tmp_path / "vllm"
     program.write_text(f"#!/bin/sh\n'''exec' \"{sys.executable}\" \"$0\" \"$@\"\n' '''\n")
-    assert discovery._shebang(program) == Path(sys.executable)
+    assert worker_engine._shebang(program) == Path(sys.executable)
     program.write_text("#!/usr/bin/env python3\n")
-    assert discovery._shebang(program) == tmp_path / "python"
+    assert worker_engine._shebang(program) == tmp_path / "python"

