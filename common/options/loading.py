@@ -66,14 +66,14 @@ class _Reading:
             or declared.name == "cli"
             or declared.structure in ("object", "overrides")
         )
-        self.problems.append(
-            Problem(
-                message,
-                title=declared.title if declared else "",
-                path=shown or path,
-                value=None if hidden else value,
-            )
+        problem = Problem(
+            message,
+            title=declared.title if declared else "",
+            path=shown or path,
+            value=None if hidden else value,
         )
+        if problem not in self.problems:
+            self.problems.append(problem)
 
 
 def load_settings(
@@ -305,8 +305,14 @@ def _validate(
         checked = group.model_validate(remaining)
     further = reading.check(where or "Model", checked) if isinstance(checked, ModelOptions) else []
     for problem in [*checked.problems(), *further]:
+        # A full path is a shared option's: an engine finds its problem with every model.
+        is_own = "/" not in problem.path
+        path = path_of(problem.path) if is_own else problem.path
         reading.add(
-            path_of(problem.path), problem.message, problem.value, shown=shown(problem.path)
+            path,
+            problem.message,
+            problem.value,
+            shown=shown(problem.path) if is_own else None,
         )
     return checked, len(reading.problems) == before
 

@@ -63,7 +63,7 @@ def preview(
     threads = default_threads(len(names))
     models = []
     for index, (options, name) in enumerate(zip(settings.models, names, strict=True)):
-        file = _place(options.reference)
+        file = _place(options.reference, app)
         plan = ModelPlan(
             name=name,
             options=options,
@@ -72,7 +72,7 @@ def preview(
             address=_address(engine, index),
             threads=threads,
             companions={
-                companion.key: _place(companion.reference)
+                companion.key: _place(companion.reference, app)
                 for companion in extras.get(name, ModelExtras()).companions
             },
         )
@@ -80,10 +80,15 @@ def preview(
     return {"models": models, "engine_version": engine.version}
 
 
-def _place(reference_text: str) -> Path:
-    """Where files would be; a stand-in for those that are fetched."""
+def _place(reference_text: str, app: App) -> Path:
+    """Where files would be. For those that are fetched their reference stands in.
+
+    An engine of repositories takes a repository's name as well, so the command can be run by hand.
+    """
     reference = parse_reference(reference_text)
-    return Path(reference.local) if reference.local else Path(f"<{reference_text}>")
+    if reference.local:
+        return Path(reference.local)
+    return Path(reference_text if app.wants == "repository" else f"<{reference_text}>")
 
 
 def _address(engine: InstalledEngine, index: int) -> EngineAddress:
