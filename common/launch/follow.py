@@ -53,7 +53,10 @@ def interpret(task: dict[str, Any]) -> Followed:
     """Tell the stage of an instance from its task as the server gives it (pure)."""
     parameters = task.get("hyperparams") or {}
     section = parameters.get("Status") or {}
-    given_key = str(((parameters.get("General") or {}).get("api_key") or {}).get("value") or "")
+    general = parameters.get("General") or {}
+    # The legacy form has a field of its own for the same.
+    given = ((general.get(name) or {}).get("value") for name in ("api_key", "fixed_api_access_key"))
+    given_key = str(next(filter(None, given), ""))
     status = {name: str(item.get("value") or "") for name, item in section.items()}
     if status.get("session", task.get("id")) != task.get("id"):
         status = {}  # a clone carries its original's until it starts

@@ -173,6 +173,13 @@ class App(Protocol):
     ) -> list[Problem]:
         """Problems that a repository's ``config.json`` tells, before its weights are fetched. Pure."""
 
+    def with_catalogue(self, catalogue: Path) -> App:
+        """This app with the engine's flags from a file, to show commands for another version.
+
+        Raises:
+            ConfigurationError: The file is no catalogue.
+        """
+
     def preview_engine(self, settings: AnySettings, environ: Mapping[str, str]) -> InstalledEngine:
         """The engine to show commands for: the one asked for, even if it is not installed."""
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from common.engines.contract import EngineAddress, EngineCommand
 from common.engines.cpu import default_threads
-from common.errors import ConfigurationError, Problem
 from common.models.reference import parse_reference
 from common.runtime.app import App, InstalledEngine, ModelExtras, ModelPlan
 from common.runtime.checking import Checked, check_parameters
@@ -35,10 +34,7 @@ def check_preview(
         ConfigurationError: All problems of the configuration.
     """
     if catalogue is not None:
-        with_flags = getattr(app, "with_catalogue", None)
-        if with_flags is None:
-            raise ConfigurationError([Problem(f"{app.title} takes no --flags catalogue")])
-        app = with_flags(catalogue)
+        app = app.with_catalogue(catalogue)
     return check_parameters(app, parameters, environ, app.preview_engine)
 
 

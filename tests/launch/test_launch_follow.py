@@ -68,9 +68,10 @@ def test_nothing_of_the_original_is_told_of_a_clone() -> None:
     assert interpret(clone).status == {}
 
 
-def test_a_given_key_is_kept_out_of_texts() -> None:
+@pytest.mark.parametrize("name", ["api_key", "fixed_api_access_key"])
+def test_a_given_key_is_kept_out_of_texts(name: str) -> None:
     given = task("in_progress")
-    given["hyperparams"]["General"] = {"api_key": {"value": "sk-mine"}}
+    given["hyperparams"]["General"] = {"api_key": {"value": ""}, name: {"value": "sk-mine"}}
     found = interpret(given)
     assert found.given_key == "sk-mine"
     assert "sk-mine" not in repr(found)

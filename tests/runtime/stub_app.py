@@ -87,6 +87,9 @@ class StubApp:
     def find_engine(self, settings: AnySettings, environ: Mapping[str, str]) -> StubEngine:
         return StubEngine(self.flags)
 
+    def with_catalogue(self, catalogue: Path) -> StubApp:
+        return self
+
     def preview_engine(self, settings: AnySettings, environ: Mapping[str, str]) -> StubEngine:
         return replace(StubEngine(self.flags), **self.installed)
 

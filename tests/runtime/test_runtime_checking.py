@@ -78,11 +78,6 @@ def test_a_preview_needs_no_file_and_shows_no_secret(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_app_without_catalogue_says_so() -> None:
-    with pytest.raises(ConfigurationError, match="takes no --flags catalogue"):
-        preview(StubApp({}), {"Model/model": "a/b/c.gguf"}, {}, Path("flags.json"))
-
-
 def test_a_preview_shows_companions_and_ports_without_having_them(tmp_path: Path) -> None:
     words = Companion("tokenizer", "org/words", "Tokenizer", "Model/tokenizer", want="tokenizer")
     local = Companion("lora:sql", str(tmp_path), "LoRA Modules", "LoRA/lora_modules")
