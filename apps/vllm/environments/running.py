@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -20,6 +21,10 @@ _LOOK_EVERY_S = 0.2
 _GRACE_S = 1.0
 _KEPT_LINES = 400
 _WIDTH = 100
+# What pip and uv say of what they are at; the rest is warnings and trifles.
+_TELLING = re.compile(
+    r"\s*(Collecting|Download|Installing|Processing|Building|Preparing|Prepared|Resolved|Using cached)"
+)
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,8 @@ class StepRunner:
                 raise self._cancelled()
             if time.monotonic() - said_at >= REPORT_EVERY_S:
                 said_at = time.monotonic()
-                self.say(doing, lines[-1].strip() if lines else "")
+                told = (line.strip() for line in reversed(lines) if _TELLING.match(line))
+                self.say(doing, next(told, ""))
 
     def _cancelled(self) -> FetchCancelledError:
         return FetchCancelledError(f"The installation of {self.title} was cancelled.")
