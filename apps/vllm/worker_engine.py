@@ -64,10 +64,6 @@ def _places(environ: Mapping[str, str]) -> list[Place]:
     own = Path(sys.executable)
     folders = (Path(sys.prefix) / "bin", Path(sysconfig.get_path("scripts")))
     places = [Place(own, folder / "vllm") for folder in folders]
-    on_path = shutil.which("vllm", path=environ.get("PATH"))
-    if on_path is not None and (python := _shebang(Path(on_path))) is not None:
-        # In vLLM's own images the program and its interpreter are in two folders.
-        places.append(Place(python, Path(on_path)))
     if given := environ.get(VARIABLE):
         path = Path(given).expanduser()
         python = path / "bin" / "python" if path.is_dir() else path
@@ -78,6 +74,10 @@ def _places(environ: Mapping[str, str]) -> list[Place]:
                 "interpreter of one."
             )
         places.append(named)
+    on_path = shutil.which("vllm", path=environ.get("PATH"))
+    if on_path is not None and (python := _shebang(Path(on_path))) is not None:
+        # In vLLM's own images the program and its interpreter are in two folders.
+        places.append(Place(python, Path(on_path)))
     return [place for place in dict.fromkeys(places) if place.exists]
 
 

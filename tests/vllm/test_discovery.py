@@ -97,6 +97,17 @@ def test_a_program_away_from_its_interpreter_is_found_on_path(
     assert "--uds" in ready_engine(engine, settings_of(), environ).facts.catalogue
 
 
+def test_what_the_variable_names_comes_before_what_is_on_path(
+    environ: Mapping[str, str], worker: Mapping[str, EngineEnvironment]
+) -> None:
+    both = {
+        **environ,
+        "PATH": str(worker["old"].program.parent),
+        "CLEARML_DEPLOY_VLLM": str(worker["gpu"].folder),
+    }
+    assert find_engine(settings_of(), both).version == NEWEST
+
+
 def test_the_agents_python_does_not_reach_another_interpreter(
     environ: Mapping[str, str], worker: Mapping[str, EngineEnvironment]
 ) -> None:
