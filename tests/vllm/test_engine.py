@@ -29,11 +29,12 @@ QUESTION: Any = [{"role": "user", "content": "What is gravity?"}]
 
 @pytest.fixture(scope="module")
 def instance(vllm_environment: EngineEnvironment, tiny: TinyModels) -> Iterator[Instance]:
-    """Two engines: one with an adapter, one made an embedder by Model Overrides."""
+    """Two engines: one with an adapter and a draft model, one made an embedder by Model Overrides."""
     base = {"model": str(tiny.base), **SMALL, "enable_automatic_prefix_caching": True}
     overrides = json.dumps({"runner": "pooling", "convert": "embed", "max_model_len": 128})
+    draft = {"speculative_model": str(tiny.draft), "num_speculative_tokens": 2}
     listed = [
-        {**base, "model_endpoint_name": CHAT, "max_logprobs": 5},
+        {**base, "model_endpoint_name": CHAT, "max_logprobs": 5, **draft},
         {**base, "model_endpoint_name": EMBED, "model_overrides": overrides},
     ]
     parameters = {
@@ -202,6 +203,13 @@ def test_the_engines_own_tokens_are_counted(client: OpenAI, instance: Instance) 
         return found is not None and float(found.group(1)) >= 8
 
     wait_for(counted, 60, "tokens of the engine")
+
+
+def test_a_draft_model_speculates(client: OpenAI, instance: Instance) -> None:
+    name = "vllm:spec_decode_num_draft_tokens_total"
+    before = engine_metric(instance, CHAT, name)
+    complete(client, prompt="Speculate")
+    assert engine_metric(instance, CHAT, name) > before
 
 
 def test_embeddings(client: OpenAI) -> None:

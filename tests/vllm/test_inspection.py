@@ -221,8 +221,8 @@ def test_rank_of_an_adapter_is_bounded(tmp_path: Path) -> None:
 
 def test_host_without_memory_is_refused(tmp_path: Path) -> None:
     model = make_model(tmp_path / "m")
-    with pytest.raises(CapacityError, match=r"KV cache 1\.00 GiB .* 2\.50 GiB can be had"):
-        inspect(model, AvailableMemory(int(2.5 * GIB)))
+    with pytest.raises(CapacityError, match=r"KV cache 1\.00 GiB .* 2\.40 GiB can be had"):
+        inspect(model, AvailableMemory(int(2.4 * GIB)))
 
 
 def test_context_must_fit_into_the_kv_cache(tmp_path: Path) -> None:
