@@ -75,9 +75,9 @@ def _places(environ: Mapping[str, str]) -> list[Place]:
             )
         places.append(named)
     on_path = shutil.which("vllm", path=environ.get("PATH"))
-    if on_path is not None and (python := _shebang(Path(on_path))) is not None:
+    if on_path is not None and (runs := _shebang(Path(on_path))) is not None:
         # In vLLM's own images the program and its interpreter are in two folders.
-        places.append(Place(python, Path(on_path)))
+        places.append(Place(runs, Path(on_path)))
     return [place for place in dict.fromkeys(places) if place.exists]
 
 
