@@ -7,6 +7,7 @@ access log; the environment. "CLI" replaces the fields, "Model Overrides" win ov
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -25,12 +26,15 @@ from apps.vllm.translation.machine import (
 )
 from apps.vllm.translation.writer import CommandWriter
 from common.engines.contract import EngineAddress, EngineCommand, Translated, Unavailable
+from common.engines.ports import MAX_SOCKET_PATH_BYTES
 from common.errors import ConfigurationError, InternalError, Problem
 from common.options.declaration import Option, describe_options
 from common.options.settings import ModelOptions
 from common.runtime.app import AnySettings, ModelPlan
 
 _KEY: Final = "VLLM_API_KEY"
+# vLLM's own sockets are named by a UUID.
+_LONGEST_FOLDER: Final = MAX_SOCKET_PATH_BYTES - len("/00000000-0000-0000-0000-000000000000")
 _TOKEN: Final = "HF_TOKEN"
 
 _NAMES_FILES: Final = frozenset(
@@ -178,8 +182,12 @@ def _listen(address: EngineAddress, catalogue: Catalogue) -> tuple[tuple[str, st
 
 
 def _environment(writer: CommandWriter) -> dict[str, str]:
-    """Variables of ours: no reports to others, no key on a socket, no downloads behind our back."""
+    """Variables of ours: no reports, no key on a socket, no files left, no downloads behind our back."""
     env = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", _KEY: ""}
+    socket = writer.plan.address.socket_path
+    if socket is not None and len(os.fsencode(socket.parent)) <= _LONGEST_FOLDER:
+        # A killed vLLM leaves its sockets; in the instance's folder they end with it.
+        env["VLLM_RPC_BASE_PATH"] = str(socket.parent)
     # Code that comes with a model may fetch more of itself, and what "CLI" and "Model Overrides" name
     # was not fetched beforehand; nothing else has a reason to.
     if writer.passed("--trust-remote-code") is None and not writer.names_files(_NAMES_FILES):

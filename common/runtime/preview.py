@@ -89,7 +89,7 @@ def _place(reference_text: str, app: App) -> Path:
 
 def _address(engine: InstalledEngine, index: int) -> EngineAddress:
     if engine.listens_on_sockets:
-        return EngineAddress(socket_path=Path(f"<socket {index + 1}>.sock"))
+        return EngineAddress(socket_path=Path(f"<sockets>/{index + 1}.sock"))
     return EngineAddress(port=_FIRST_PORT + index, key=_KEY)
 
 

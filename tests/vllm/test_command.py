@@ -58,6 +58,7 @@ def test_the_model_comes_first_and_then_its_name_and_address() -> None:
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "VLLM_API_KEY": "",
+        "VLLM_RPC_BASE_PATH": "/run",
         "HF_HUB_OFFLINE": "1",
         "VLLM_HOST_IP": "127.0.0.1",
     }
