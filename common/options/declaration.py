@@ -172,9 +172,10 @@ class OptionGroup(BaseModel):
 
 @dataclass(frozen=True)
 class Option:
-    """One option as everything outside the declaration sees it."""
+    """One option as everything outside the declaration sees it; `name` is its parameter's, without section."""
 
     title: str
+    name: str
     path: str
     group: str
     type: OptionType
@@ -195,11 +196,6 @@ class Option:
     minimum: float | None = None
     exclusive_minimum: float | None = None
     maximum: float | None = None
-
-    @property
-    def name(self) -> str:
-        """The parameter's name without its section."""
-        return self.path.rpartition("/")[2]
 
 
 def extras(info: FieldInfo) -> dict[str, Any]:
@@ -246,6 +242,7 @@ def describe_options(cls: type[OptionGroup], *, per_model: bool = False) -> Iter
         }
         yield Option(
             title=info.title or name,
+            name=name,
             path=f"{group}/{name}" if group else "",
             group=group,
             type=_type_of(info.annotation),

@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "common.gateway": {"common.errors", "common.engines", "common.telemetry"},
     "common.local_server": {"common.errors"},
     "common.clearml": {"common.errors", "common.options"},
+    "common.forms": {"common.errors", "common.options"},
     "common.runtime": {
         "common.errors",
         "common.options",
@@ -29,7 +30,13 @@ ALLOWED: dict[str, set[str]] = {
         "common.gateway",
         "common.clearml",
     },
-    "common.launch": {"common.errors", "common.options", "common.clearml", "common.runtime"},
+    "common.launch": {
+        "common.errors",
+        "common.options",
+        "common.forms",
+        "common.clearml",
+        "common.runtime",
+    },
     "common.cli": {"*"},
     "common.demo": {"*"},
 }

@@ -1,0 +1,19 @@
+"""Names of the form's fields: a public contract, since administrators override fields by them.
+
+An instance's own field keeps its name (``instance_name``, ``queue``); an option of a group is
+``<section>_<name>`` in lower case (``general_hugging_face_token``, ``idle_idle_time_limit_hours``); an option of one
+model is its bare name, inside the items of the list ``models``.
+"""
+
+from __future__ import annotations
+
+from common.options.declaration import Option
+
+MODELS_FIELD = "models"
+
+
+def field_name(option: Option) -> str:
+    """The wizard name of an option; of a per-model one, its name within an item of `MODELS_FIELD`."""
+    if option.per_model or not option.group:
+        return option.name
+    return f"{option.group.lower()}_{option.name}"
