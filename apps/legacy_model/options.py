@@ -11,14 +11,19 @@ from typing import ClassVar
 from pydantic import SecretStr
 
 from apps.vllm.lora import LoraModule, assign_adapters
-from apps.vllm.options import adapter_problems, endpoint_problems, lora_problems
+from apps.vllm.options import adapter_problems, lora_problems
 from apps.vllm.options_lora import CommonLoraOptions
-from apps.vllm.options_model import KV_CACHE_SPELLINGS, Dtype, reference_problems, revision_problems
+from apps.vllm.options_model import KV_CACHE_SPELLINGS, Dtype, revision_problems
 from apps.vllm.options_shared import LOAD_FORMAT_HELP, LOAD_FORMATS, EngineVersionOptions
 from common.errors import Problem
 from common.options.declaration import OptionGroup, option
 from common.options.settings import AppSettings, ModelOptions
 from common.options.shared import IdleLimit
+from common.runtime.endpoint_names import (
+    endpoint_problems,
+    preliminary_name,
+    reference_problems,
+)
 
 
 class LegacyInstance(OptionGroup):
@@ -85,7 +90,8 @@ class LegacyModel(ModelOptions):
     def problems(self) -> list[Problem]:
         """References that are none."""
         found = super().problems() + revision_problems(self)
-        return found + reference_problems(self, "model") + reference_problems(self, "tokenizer")
+        found += reference_problems("model", self.model)
+        return found + reference_problems("tokenizer", self.tokenizer)
 
     @property
     def reference(self) -> str:
@@ -318,7 +324,7 @@ class LegacySettings(AppSettings[LegacyModel, LegacyGeneral]):
     @classmethod
     def cross_problems(cls, models: Sequence[tuple[str, LegacyModel]]) -> list[Problem]:
         """An endpoint name that cannot be served."""
-        return endpoint_problems(models)
+        return endpoint_problems((where, model, preliminary_name(model)) for where, model in models)
 
     def group_problems(self) -> list[Problem]:
         """What the fields of the LoRA group must be to each other."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from common.errors import ModelError, Problem
-from common.gateway.names import check_endpoint_name
-from common.models.reference import default_endpoint_name, parse_reference
+from common.errors import Problem
 from common.options.cli_field import last_value
 from common.options.declaration import option
 from common.options.settings import AppSettings, ModelOptions, RequestLimits
 from common.options.shared import GeneralOptions, IdleOptions, MemoryOptions
+from common.runtime.endpoint_names import (
+    endpoint_problems,
+    name_problems,
+    preliminary_name,
+    reference_problems,
+)
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 EngineChoice = Literal["auto", "llama-server", "xllamacpp", "llama_cpp.server"]
@@ -291,21 +295,8 @@ class LlamaCppModel(ModelOptions):
 
     def problems(self) -> list[Problem]:
         """References, names, and fields that contradict each other."""
-        found = super().problems()
-        if self.model:
-            try:
-                parse_reference(self.model)
-            except ModelError as error:
-                found.append(Problem(str(error), path="model", value=self.model))
-        wrong = check_endpoint_name(self.model_endpoint_name) if self.model_endpoint_name else None
-        if wrong:
-            found.append(
-                Problem(
-                    f"cannot be served: {wrong}",
-                    path="model_endpoint_name",
-                    value=self.model_endpoint_name,
-                )
-            )
+        found = super().problems() + reference_problems("model", self.model)
+        found += name_problems("model_endpoint_name", self.model_endpoint_name)
         return found + self._contradictions() + self._tensor_split_problems()
 
     @property
@@ -429,22 +420,5 @@ class LlamaCppSettings(AppSettings[LlamaCppModel, LlamaCppGeneral]):
 
     @classmethod
     def cross_problems(cls, models: Sequence[tuple[str, LlamaCppModel]]) -> list[Problem]:
-        """Two models under one endpoint name (those of ClearML IDs are known only once resolved)."""
-        seen: dict[str, str] = {}
-        found = []
-        for where, model in models:
-            chosen = model.endpoint_name
-            name = chosen or default_endpoint_name(parse_reference(model.reference), None)
-            if not name:
-                continue
-            wrong = check_endpoint_name(name)
-            if wrong and not model.model_endpoint_name:
-                message = f'cannot be served as "{name}": {wrong}; set "Model Endpoint Name"'
-                found.append(Problem(message, path=f"{where}.model", value=model.model))
-            elif name in seen:
-                message = (
-                    f'"{name}" is also the endpoint name of {seen[name]}; give one another name'
-                )
-                found.append(Problem(message, title="Model Endpoint Name", path=where, value=name))
-            seen.setdefault(name, where)
-        return found
+        """Endpoint names that cannot be served, or that two models have."""
+        return endpoint_problems((where, model, preliminary_name(model)) for where, model in models)

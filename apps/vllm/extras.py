@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from apps.vllm.lora import PATH as LORA_PATH
@@ -14,6 +14,7 @@ from common.models.reference import ReferenceKind, parse_reference
 from common.options.cli_field import split_cli
 from common.options.settings import ModelOptions
 from common.runtime.app import AnySettings, Companion, ModelExtras
+from common.runtime.naming import listed
 
 _ADAPTERS = "--lora-modules"
 _NO_DRAFT = ("[ngram]", "ngram")
@@ -32,14 +33,8 @@ def model_extras(names: Sequence[str], settings: AnySettings) -> dict[str, Model
     adapters = settings.adapters(names)  # type: ignore[attr-defined]
     return {
         name: _extras(where, model, settings, adapters[name])
-        for name, (where, model) in zip(names, _listed(settings), strict=True)
+        for name, (where, model) in zip(names, listed(settings), strict=True)
     }
-
-
-def _listed(settings: AnySettings) -> Iterator[tuple[str, ModelOptions]]:
-    models = settings.models
-    for index, model in enumerate(models):
-        yield ("Model" if len(models) == 1 else f"Models/models[{index}]"), model
 
 
 def _extras(

@@ -10,12 +10,11 @@ from apps.vllm.lora import LoraModule, assign_adapters, assignment_problems
 from apps.vllm.options_lora import CommonLoraOptions, LoraOptions
 from apps.vllm.options_model import VllmModel
 from apps.vllm.options_shared import AdvancedOptions, VllmGeneral
-from common.errors import ModelError, Problem
-from common.gateway.names import check_endpoint_name
-from common.models.reference import ReferenceKind, default_endpoint_name, parse_reference
+from common.errors import Problem
 from common.options.cli_field import last_value
 from common.options.settings import AppSettings, ModelOptions
 from common.options.shared import IdleOptions
+from common.runtime.endpoint_names import endpoint_problems, known_name, preliminary_name
 
 __all__ = ["AdvancedOptions", "LoraOptions", "VllmGeneral", "VllmModel", "VllmSettings"]
 
@@ -61,7 +60,7 @@ class VllmSettings(AppSettings[VllmModel, VllmGeneral]):
     @classmethod
     def cross_problems(cls, models: Sequence[tuple[str, VllmModel]]) -> list[Problem]:
         """Endpoint names that cannot be served, or that two models have."""
-        return endpoint_problems(models)
+        return endpoint_problems((where, model, preliminary_name(model)) for where, model in models)
 
     def group_problems(self) -> list[Problem]:
         """What the shared groups must be to each other, where CLI does not replace them."""
@@ -119,31 +118,6 @@ def embeds(said: Mapping[str, object]) -> bool:
     return task.startswith("embed")
 
 
-def endpoint_problems(models: Sequence[tuple[str, ModelOptions]]) -> list[Problem]:
-    """Endpoint names that cannot be served, or that two models have.
-
-    Those of ClearML IDs are known only once the server was asked.
-    """
-    seen: dict[str, str] = {}
-    found = []
-    for where, model in models:
-        name = _known_endpoint(model)
-        if not name:
-            continue
-        wrong = check_endpoint_name(name)
-        if wrong and not getattr(model, "model_endpoint_name", None):
-            has_field = "model_endpoint_name" in type(model).model_fields
-            way_out = '; set "Model Endpoint Name"' if has_field else ""
-            message = f'cannot be served as "{name}": {wrong}{way_out}'
-            path = "Model/model" if where == "Model" else f"{where}.model"
-            found.append(Problem(message, title="Model", path=path, value=model.reference))
-        elif name in seen:
-            message = f'"{name}" is also the endpoint name of {seen[name]}; give one another name'
-            found.append(Problem(message, title="Model Endpoint Name", path=where, value=name))
-        seen.setdefault(name, where)
-    return found
-
-
 def lora_problems(
     lora: CommonLoraOptions, overrides: Sequence[Mapping[str, object]] = ()
 ) -> list[Problem]:
@@ -166,7 +140,7 @@ def lora_problems(
 
 def adapter_problems(lora: CommonLoraOptions, models: Sequence[ModelOptions]) -> list[Problem]:
     """Adapters that no model can be told for, as far as the endpoint names are known by now."""
-    names = [_known_endpoint(model) for model in models]
+    names = [known_name(model) for model in models]
     if all(names):
         wrong = assignment_problems(lora.modules, [name for name in names if name])
     elif len(models) > 1:
@@ -179,16 +153,3 @@ def adapter_problems(lora: CommonLoraOptions, models: Sequence[ModelOptions]) ->
     else:
         wrong = ()
     return [Problem(text, path="LoRA/lora_modules") for text in wrong]
-
-
-def _known_endpoint(model: ModelOptions) -> str | None:
-    """The endpoint name, None when only the ClearML server can tell it."""
-    if model.endpoint_name:
-        return model.endpoint_name
-    try:
-        reference = parse_reference(model.reference)
-    except ModelError:
-        return None
-    if reference.kind is ReferenceKind.CLEARML:
-        return None
-    return default_endpoint_name(reference)

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from common.errors import ModelError, Problem
-from common.gateway.names import check_endpoint_name
 from common.models.reference import parse_reference
 from common.options.cli_field import last_value
 from common.options.declaration import option
 from common.options.settings import ModelOptions, RequestLimits
+from common.runtime.endpoint_names import name_problems, reference_problems
 
 Dtype = Literal["auto", "half", "float16", "bfloat16", "float", "float32"]
 KV_CACHE_DTYPES = ("auto", "fp8", "fp8_e5m2", "fp8_e4m3")
@@ -309,18 +309,13 @@ class VllmModel(ModelOptions):
 
     def problems(self) -> list[Problem]:
         """References, names, and fields that need each other."""
-        found = super().problems() + reference_problems(self, "model")
-        wrong = check_endpoint_name(self.model_endpoint_name) if self.model_endpoint_name else None
-        if wrong:
-            name = self.model_endpoint_name
-            found.append(
-                Problem(f"cannot be served: {wrong}", path="model_endpoint_name", value=name)
-            )
+        found = super().problems() + reference_problems("model", self.model)
+        found += name_problems("model_endpoint_name", self.model_endpoint_name)
         if self.cli:  # it replaces what the rest is about
             return found
-        found += reference_problems(self, "tokenizer") + revision_problems(self)
+        found += reference_problems("tokenizer", self.tokenizer) + revision_problems(self)
         if self.speculative_model not in ("[ngram]", "ngram"):
-            found += reference_problems(self, "speculative_model")
+            found += reference_problems("speculative_model", self.speculative_model)
         parser = self.tool_call_parser or self.overrides.get("tool_call_parser")
         if self.enable_auto_tool_choice and not parser:
             message = 'needs "Tool Call Parser" (Model/tool_call_parser)'
@@ -357,18 +352,6 @@ class VllmModel(ModelOptions):
         """Model Overrides by vLLM's names, written with underscores."""
         read: dict[str, Any] = json.loads(self.model_overrides or "{}")
         return {name.lstrip("-").replace("-", "_"): value for name, value in read.items()}
-
-
-def reference_problems(model: ModelOptions, name: str) -> list[Problem]:
-    """What is wrong with the model reference in a field, if it is set."""
-    text = getattr(model, name)
-    if not text:
-        return []
-    try:
-        parse_reference(text)
-    except ModelError as error:
-        return [Problem(str(error), path=name, value=text)]
-    return []
 
 
 def revision_problems(model: ModelOptions) -> list[Problem]:

@@ -32,8 +32,8 @@ _REPO_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,254}")
 _GLOB = re.compile(r"[*?\[]")
 _FORMS = (
-    "Give a ClearML model ID (32 hexadecimal digits), provider/repo/path/to/file.gguf on Hugging "
-    "Face, or the path of an existing file."
+    "Give a ClearML model ID (32 hexadecimal digits), a Hugging Face repository or a file in it "
+    "(provider/repo, provider/repo/path/to/file), or a path that exists on this machine."
 )
 
 
@@ -127,13 +127,13 @@ def _hub(text: str) -> ModelReference:
         if _ALMOST_ID.fullmatch(text):
             hint = f" (it has {len(text)} hexadecimal digits; a ClearML ID has 32)"
         raise ModelError(
-            f"The model {text!r} is no existing file and no model reference{hint}. {_FORMS}"
+            f"The model {text!r} is no existing path and no model reference{hint}. {_FORMS}"
         )
     name, at, revision = parts[1].partition("@")
     for part in (parts[0], name):
         if not _REPO_PART.fullmatch(part) or "--" in part or ".." in part:
             raise ModelError(
-                f"The model {text!r} is no existing file, and {part!r} cannot be part of a "
+                f"The model {text!r} is no existing path, and {part!r} cannot be part of a "
                 f"repository's name on Hugging Face. {_FORMS}"
             )
     revision = unquote(revision)

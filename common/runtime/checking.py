@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.errors import ConfigurationError, EngineError, Problem
-from common.models.reference import ReferenceKind, parse_reference
 from common.options.loading import load_settings
 from common.options.settings import ModelOptions
 from common.runtime.app import AnySettings, App, InstalledEngine
+from common.runtime.endpoint_names import known_name
 from common.runtime.naming import check_adapters, preliminary_names
 
 
@@ -86,13 +86,8 @@ def check_extras(app: App, settings: AnySettings) -> None:
 
     Raises:
         ConfigurationError: One belongs to no model, or its name is taken or cannot be served.
-        ModelError: A reference is none.
     """
-    is_final = all(
-        model.endpoint_name or parse_reference(model.reference).kind is not ReferenceKind.CLEARML
-        for model in settings.models
-    )
-    if is_final:
+    if all(known_name(model) for model in settings.models):
         names = preliminary_names(settings)
         check_adapters(names, app.extras(names, settings))
 

@@ -12,6 +12,7 @@ from common.models.reference import ReferenceKind, default_endpoint_name, parse_
 from common.options.settings import ModelOptions
 from common.runtime.app import AnySettings, ModelExtras
 from common.runtime.background import in_background
+from common.runtime.endpoint_names import endpoint_problems, preliminary_name
 
 
 def listed(settings: AnySettings) -> Iterator[tuple[str, ModelOptions]]:
@@ -27,10 +28,7 @@ def preliminary_names(settings: AnySettings) -> list[str]:
     Raises:
         ModelError: A reference is none.
     """
-    return [
-        model.endpoint_name or default_endpoint_name(parse_reference(model.reference), None)
-        for model in settings.models
-    ]
+    return [preliminary_name(model) for model in settings.models]
 
 
 async def resolve_names(settings: AnySettings, say: Callable[[str], None]) -> list[str]:
@@ -57,23 +55,13 @@ async def resolve_names(settings: AnySettings, say: Callable[[str], None]) -> li
             name = re.sub(r"[^A-Za-z0-9._/-]+", "-", name).strip("-/") or reference.model_id
             say(f'"{found.name}" is served as "{name}".')
         names[index] = name
-    _check_names(settings, names)
-    return names
-
-
-def _check_names(settings: AnySettings, names: Sequence[str]) -> None:
-    """Check again what the options checked already, now that all names are known."""
-    problems: list[Problem] = []
-    for index, ((where, _), name) in enumerate(zip(listed(settings), names, strict=True)):
-        wrong = check_endpoint_name(name)
-        if wrong:
-            message = f'cannot be served as "{name}": {wrong}; set "Model Endpoint Name"'
-            problems.append(Problem(message, path=where))
-        if name in names[:index]:
-            message = f'"{name}" is the endpoint name of two models; give one another name'
-            problems.append(Problem(message, title="Model Endpoint Name", path=where))
+    # Again what the options checked already, now that all names are known.
+    problems = endpoint_problems(
+        (where, model, name) for (where, model), name in zip(listed(settings), names, strict=True)
+    )
     if problems:
         raise ConfigurationError(problems)
+    return names
 
 
 def check_adapters(names: Sequence[str], extras: Mapping[str, ModelExtras]) -> None:

@@ -66,7 +66,7 @@ def test_parse_relative_path_is_local_only_if_it_exists() -> None:
     [
         ("", "No model is given"),
         ("   ", "No model is given"),
-        ("llama", "no existing file"),
+        ("llama", "no existing path"),
         (ID[:31], "31 hexadecimal digits"),
         ("org//a.gguf", "''"),
         ("org/re po/a.gguf", "'re po'"),

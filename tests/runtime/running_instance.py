@@ -27,10 +27,19 @@ HEADERS = {"Authorization": f"Bearer {KEY}"}
 class Running:
     """An instance that was started, with its console and stop request."""
 
-    def __init__(self, instance: Instance, stop: StopRequest, out: io.StringIO) -> None:
+    def __init__(
+        self, instance: Instance, stop: StopRequest, console: Console, out: io.StringIO
+    ) -> None:
         self.instance = instance
         self.stop = stop
-        self.out = out
+        self._console = console
+        self._out = out
+
+    @property
+    def said(self) -> str:
+        """All that is on the console by now; a thread of its own writes there."""
+        assert self._console.flush(5.0)
+        return self._out.getvalue()
 
     @property
     def url(self) -> str:
@@ -82,11 +91,12 @@ async def serving(
     }
     environ = {**os.environ, "HOME": str(folder)}
     out = io.StringIO()
+    console = Console(out)
     stop = StopRequest(asyncio.get_running_loop())
     instance = Instance(
         app,
         check_parameters(app, parameters, environ),
-        Console(out),
+        console,
         stop,
         name="test",
         task_id=None,
@@ -94,7 +104,7 @@ async def serving(
     )
     try:
         await instance.start()
-        yield Running(instance, stop, out)
+        yield Running(instance, stop, console, out)
     finally:
         await instance.close()
 

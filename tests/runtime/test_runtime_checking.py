@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from apps.legacy_model.options import LegacySettings
 from apps.llamacpp.app import app
+from apps.llamacpp.options import LlamaCppSettings
 from apps.vllm.options import VllmSettings
 from common.errors import ConfigurationError, EngineMissingError, Problem
 from common.options.loading import load_settings
@@ -150,7 +152,7 @@ def cli(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (("validate", "llamacpp", "--set", "nothing"), 2, "Section/name=value"),
         (("validate", "llamacpp", "--flags", "none.json"), 2, "does not exist"),
         (("validate", "no-such-app"), 2, "no-such-app"),
-        (("command", "llamacpp", "--set", "Model/model=nothing"), 2, "no existing file"),
+        (("command", "llamacpp", "--set", "Model/model=nothing"), 2, "no existing path"),
         (("docs", "check", "--folder", "/dev/null/none"), 2, "Error: There is no folder"),
         (("status", "0" * 32), 1, "Error: "),
     ],
@@ -194,3 +196,24 @@ def test_the_same_options_are_named_in_whatever_group_a_form_has_them() -> None:
     assert len(lines) == 2
     for path in ("Advanced/enable_automatic_cpu_offloading", "General/max_cuda_memory_gib"):
         assert any(f"({path})" in line for line in lines)
+
+
+@pytest.mark.parametrize("settings", [LlamaCppSettings, VllmSettings, LegacySettings])
+def test_a_reference_that_names_no_endpoint_is_told_at_its_field(
+    settings: type[AnySettings],
+) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        load_settings(settings, {"Model/model": "admin/repo"})
+    (problem,) = raised.value.problems
+    assert (problem.title, problem.path) == ("Model", "Model/model")
+    assert problem.message.startswith('cannot be served as "admin/repo"')
+
+
+@pytest.mark.parametrize("settings", [LlamaCppSettings, VllmSettings])
+def test_two_models_with_one_name_are_told_at_the_second(settings: type[AnySettings]) -> None:
+    listed = [{"model": "org/a/b.gguf"}, {"model": "/x", "model_endpoint_name": "org/a/b.gguf"}]
+    with pytest.raises(ConfigurationError) as raised:
+        load_settings(settings, {"Models/models": listed})
+    (problem,) = raised.value.problems
+    assert problem.path == "Models/models[1]"
+    assert "also the endpoint name of Models/models[0]" in problem.message

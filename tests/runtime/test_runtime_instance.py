@@ -66,7 +66,7 @@ async def test_an_engine_given_up_after_it_served_leaves_the_others_served(tmp_p
         await it.ready("one", "two")
         await give_up(it, "one")
         assert not it.stop.is_set
-        await until(lambda: "The other models are served on." in it.out.getvalue())
+        await until(lambda: "The other models are served on." in it.said)
         assert (await it.chat("two"))[0] == 200
         assert (await it.chat("one"))[0] >= 500
         await it.instance.load("one")
@@ -112,8 +112,8 @@ async def test_a_change_of_state_is_told_at_once(tmp_path: Path) -> None:
             "loading",
             "ready",
         ]
-        await until(lambda: it.out.getvalue().count("m: engine ready") == 2)
-        assert "m: files " in it.out.getvalue()
+        await until(lambda: it.said.count("m: engine ready") == 2)
+        assert "m: files " in it.said
 
 
 async def test_a_request_cut_by_the_stop_is_told_so(tmp_path: Path) -> None:

@@ -95,12 +95,12 @@ async def test_models_are_loading_while_the_engine_is_installed(tmp_path: Path) 
         assert it.instance.engine is None
         waiting = asyncio.create_task(it.chat("m"))
         await until(lambda: it.instance.recorder.open_requests)
-        assert "Engine:" not in it.out.getvalue()
+        assert "Engine:" not in it.said
         installation.go_on.set()
         assert (await waiting)[0] == 200
         assert it.instance.engine is not None
         assert it.instance.engine.label == "stub 2"
-    lines = it.out.getvalue().splitlines()
+    lines = it.said.splitlines()
     said = ["installing stub 2: 1 of 3 packages", "Engine: stub 2", "Mind it."]
     assert [line for line in lines if line in said] == said
 
@@ -115,7 +115,7 @@ async def test_an_installation_that_fails_ends_the_instance_with_its_reason(tmp_
         assert [model.status for model in it.instance.models] == ["failed", "failed"]
         status, text = await it.chat("b")
         assert (status, "There is no stub 2" in text) == (502, True)
-    assert it.out.getvalue().count("a, b: There is no stub 2") == 1
+    assert it.said.count("a, b: There is no stub 2") == 1
 
 
 async def test_a_mistake_of_ours_during_the_installation_is_told_too(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ async def test_a_mistake_of_ours_during_the_installation_is_told_too(tmp_path: P
 async def test_a_stop_gives_the_installation_up(tmp_path: Path) -> None:
     installation = Installation()
     async with serving(StubApp({}, install=installation), tmp_path, {"m": gguf(tmp_path)}) as it:
-        await until(lambda: "installing" in it.out.getvalue())
+        await until(lambda: "installing" in it.said)
     assert installation.cancelled.is_set()
     assert it.instance.failure is None
     assert not it.stop.is_set
@@ -143,7 +143,7 @@ async def test_a_stop_does_not_wait_for_an_installation_that_hangs(tmp_path: Pat
         let_go.wait(60)
 
     async with serving(StubApp({}, install=install), tmp_path, {"m": gguf(tmp_path)}) as it:
-        await until(lambda: "hanging" in it.out.getvalue())
+        await until(lambda: "hanging" in it.said)
     assert not let_go.is_set()
     let_go.set()
 
@@ -196,7 +196,7 @@ async def test_companions_are_fetched_before_the_weights_and_shared(
         await it.ready("a", "b")
         engine: Any = it.instance.engine
         plans = {plan.name: plan for plan in engine.plans}
-        out = it.out.getvalue()
+        out = it.said
     assert set(plans["a"].companions) == {"tokenizer", "lora:sql"}
     assert plans["a"].companions["lora:sql"] == adapter
     tokenizer = plans["a"].companions["tokenizer"]
@@ -280,7 +280,7 @@ async def test_an_engine_on_a_port_asks_for_a_key_that_only_the_gateway_has(
                 await client.models.list()
         assert it.instance.gateway is not None
         assert "llamacpp:" in await it.instance.gateway.engine_text("m", "/metrics")
-        assert address.key not in it.out.getvalue()
+        assert address.key not in it.said
         command = Path(f"/proc/{it.pid('m')}/cmdline").read_bytes()
         assert address.key.encode() not in command
 
@@ -308,7 +308,7 @@ async def test_a_port_that_was_taken_in_between_is_left_for_another(
             await it.ready("m")
             assert it.instance.models[0].address.port != taken
             assert (await it.chat("m"))[0] == 200
-            assert "restarting in 0 s" in it.out.getvalue()
+            assert "restarting in 0 s" in it.said
 
 
 async def test_a_model_without_an_engine_has_no_address(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_what_can_be_written(text: str | None, modules: list[LoraModule]) -> Non
         ("a=org/a a=org/b", ["the name 'a' is given twice"]),
         ("x:a=org/a y:a=org/b", ["the name 'a' is given twice"]),
         ("a=https://huggingface.co/org/a", ["Give it as 'org/a'"]),
-        ("a=nowhere", ["'nowhere' is no existing file"]),
+        ("a=nowhere", ["'nowhere' is no existing path"]),
         ('{"name": "a"}', ["has no reference"]),
         ('{"path": "org/a"}', ["has no name"]),
         ('{"name": "a", "path": "org/a", "rank": 8}', ["'rank' is none of the keys"]),
