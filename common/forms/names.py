@@ -1,8 +1,8 @@
 """Names of the form's fields: a public contract, since administrators override fields by them.
 
 An instance's own field keeps its name (``instance_name``, ``queue``); an option of a group is
-``<section>_<name>`` in lower case (``general_hugging_face_token``, ``idle_idle_time_limit_hours``); an option of one
-model is its bare name, inside the items of the list ``models``.
+``<section>_<name>`` in lower case (``general_hugging_face_token``); an option of one model is its bare
+name, inside the items of the list ``models``.
 """
 
 from __future__ import annotations
