@@ -90,7 +90,7 @@ class VllmApp:
                 raise EngineMissingError(f"{engine.label} is known by its flags alone.")
             install_environment(engine.environment, environ, report, cancel)
         report(f"Reading the flags of {engine.label} ...")
-        self._engine = ready_engine(engine, settings, environ)
+        self._engine = ready_engine(engine, settings, environ, cancel)
         return self._engine
 
     def extras(self, names: Sequence[str], settings: AnySettings) -> Mapping[str, ModelExtras]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -85,16 +86,26 @@ def catalogue_engine(catalogue: Catalogue, build: Build) -> VllmEngine:
 
 
 def ready_engine(
-    engine: VllmEngine, settings: AnySettings, environ: Mapping[str, str]
+    engine: VllmEngine,
+    settings: AnySettings,
+    environ: Mapping[str, str],
+    cancel: threading.Event | None = None,
 ) -> VllmEngine:
     """Read the flags of an engine that is installed. Takes up to a minute, the first time.
 
+    Args:
+        engine: From `find_engine`.
+        settings: The instance's settings.
+        environ: The worker's environment.
+        cancel: Set it to give up.
+
     Raises:
         EngineConfigurationError: It does not run.
+        FetchCancelledError: `cancel` was set.
     """
     if engine.python is None:
         raise EngineMissingError(f"{engine.label} is known by its flags alone.")
-    catalogue = read_catalogue(engine.python, environ, catalogue_folder(environ))
+    catalogue = read_catalogue(engine.python, environ, catalogue_folder(environ), cancel=cancel)
     facts = replace(engine.facts, catalogue=catalogue)
     facts = _on_machine(facts, settings, environ, facts.gpus)
     return replace(

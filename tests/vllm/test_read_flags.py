@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from apps.vllm.catalogue import SHIPPED, CatalogueFlag, load_catalogue, render_catalogue
 from apps.vllm.read_flags import installed_vllm, read_catalogue
 from common.errors import EngineConfigurationError
+from common.models.progress import FetchCancelledError
 from tests.vllm.vllm_on_disk import make_environment, metadata_folder
 
 
@@ -149,24 +152,53 @@ def test_a_vllm_that_cannot_be_read_says_why(
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_vllm_that_hangs_is_given_up_with_all_that_it_started(tmp_path: Path) -> None:
-    alive = tmp_path / "alive"
-    os.mkfifo(alive)
-    hang = f"""
+class HangingVllm:
+    """An environment whose vLLM never comes to its flags, and starts another process meanwhile."""
+
+    def __init__(self, folder: Path) -> None:
+        alive = folder / "alive"
+        os.mkfifo(alive)
+        hang = f"""
 import subprocess
 alive = os.open({str(alive)!r}, os.O_WRONLY)
 os.write(alive, b"started")
 subprocess.run(["sleep", "600"], pass_fds=[alive])
 """
-    python = make_environment(tmp_path / "env", prepare=hang)
-    reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
+        self.python = make_environment(folder / "env", prepare=hang)
+        # Kept open for writing here as well until the child has opened it: an end would be read else.
+        self._reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
+        self._writer = os.open(alive, os.O_WRONLY)
+        os.set_blocking(self._reader, True)
+
+    def wait_until_started(self) -> None:
+        assert os.read(self._reader, 20) == b"started"
+        os.close(self._writer)
+
+    def wait_until_gone(self) -> None:
+        # Comes only when the last process that could write is gone.
+        assert os.read(self._reader, 20) == b""
+        os.close(self._reader)
+
+
+def test_a_vllm_that_hangs_is_given_up_with_all_that_it_started(tmp_path: Path) -> None:
+    hanging = HangingVllm(tmp_path)
     with pytest.raises(EngineConfigurationError, match="did not say what flags it has within 5 s"):
-        read_catalogue(python, os.environ, tmp_path / "cache", time_limit_s=5)
-    os.set_blocking(reader, True)
-    assert os.read(reader, 20) == b"started"
-    # Comes only when the last process that could write is gone.
-    assert os.read(reader, 20) == b""
-    os.close(reader)
+        read_catalogue(hanging.python, os.environ, tmp_path / "cache", time_limit_s=5)
+    hanging.wait_until_started()
+    hanging.wait_until_gone()
+
+
+def test_a_reading_that_is_cancelled_leaves_nothing_running(tmp_path: Path) -> None:
+    hanging, cancel = HangingVllm(tmp_path), threading.Event()
+    with ThreadPoolExecutor() as pool:
+        reading = pool.submit(
+            read_catalogue, hanging.python, os.environ, tmp_path / "cache", cancel=cancel
+        )
+        hanging.wait_until_started()
+        cancel.set()
+        with pytest.raises(FetchCancelledError):
+            reading.result()
+    hanging.wait_until_gone()
 
 
 def test_an_interpreter_that_is_none_is_named(tmp_path: Path) -> None:
