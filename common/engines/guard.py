@@ -33,6 +33,10 @@ PR_SET_CHILD_SUBREAPER = 36
 LEFTOVER_GRACE_S = 1.0
 # A TERM from outside (not from the parent, which says how long) leaves the engine this long.
 TERM_GRACE_S = 10.0
+# Python's resource trackers end by themselves as soon as those they work for are gone, and remove
+# what these left in shared memory: they get this long after the KILL of all others.
+TRACKER_GRACE_S = 0.5
+TRACKER = b"multiprocessing.resource_tracker"
 # How often descendants that are to end are looked for again; longer once KILL does not help at once
 # (a process in uninterruptible sleep).
 SWEEP_S = 0.02
@@ -82,6 +86,20 @@ def list_descendants(root: int) -> list[int]:
         found.extend(below)
         pending.extend(below)
     return found
+
+
+def is_tracker(pid: int) -> bool:
+    """Tell whether a process is a resource tracker of Python's multiprocessing."""
+    try:
+        fd = os.open(f"/proc/{pid}/cmdline", os.O_RDONLY)
+    except OSError:
+        return False  # it ended meanwhile
+    try:
+        return TRACKER in os.read(fd, 4096)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 class Guard:
@@ -278,7 +296,8 @@ class Guard:
             now = time.monotonic()
             for pid in list_descendants(self.pid) or [-self.engine]:  # without /proc: the group
                 if now >= kill_at:
-                    self.send(pid, signal.SIGKILL)
+                    if now >= kill_at + TRACKER_GRACE_S or not is_tracker(pid):
+                        self.send(pid, signal.SIGKILL)
                 elif pid not in asked:
                     asked.add(pid)
                     self.send(pid, signal.SIGTERM)

@@ -147,6 +147,29 @@ async def test_stop_kills_what_ignores_it(starter: Starter, tmp_path: Path) -> N
     assert not is_alive(child.guard_pid)
 
 
+async def test_killed_engine_leaves_no_shared_memory(starter: Starter, tmp_path: Path) -> None:
+    script = """
+        import pathlib, signal, sys
+        from multiprocessing import resource_tracker
+        from multiprocessing.shared_memory import SharedMemory
+
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        block = SharedMemory(create=True, size=4096)
+        tracker = resource_tracker._resource_tracker._pid
+        pathlib.Path(sys.argv[1]).write_text(f"{block.name} {tracker}")
+        signal.pause()
+    """
+    told = tmp_path / "told"
+    child = await starter.run(*PYTHON, "-c", textwrap.dedent(script), str(told))
+    await until(lambda: told.exists() and len(told.read_text().split()) == 2)
+    name, tracker = told.read_text().split()
+    block = Path("/dev/shm") / name
+    assert block.exists()
+    await child.stop(0.0)
+    assert not block.exists()
+    assert not is_alive(int(tracker))
+
+
 async def test_exit_ends_what_the_engine_left(starter: Starter, tmp_path: Path) -> None:
     grandchild, daemon = tmp_path / "grandchild", tmp_path / "daemon"
     child = await starter.engine(
