@@ -1,6 +1,7 @@
 """Every option of the legacy Model Deployment app: an older form over the same engine.
 
-Declared with the flags of the engine, which are what the two forms have in common.
+Declared with the flags of the engine, which are what the two forms have in common; an option that the
+vLLM form has as well is declared like it there.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from pydantic import SecretStr
 from apps.vllm.lora import LoraModule, assign_adapters
 from apps.vllm.options import adapter_problems, lora_problems
 from apps.vllm.options_lora import CommonLoraOptions
-from apps.vllm.options_model import KV_CACHE_SPELLINGS, Dtype, revision_problems
-from apps.vllm.options_shared import LOAD_FORMAT_HELP, LOAD_FORMATS, EngineVersionOptions
+from apps.vllm.options_model import Dtype, VllmModel, revision_problems
+from apps.vllm.options_shared import AdvancedOptions, EngineVersionOptions, VllmGeneral
 from common.errors import Problem
-from common.options.declaration import OptionGroup, option
+from common.options.declaration import OptionGroup, like, option
 from common.options.settings import AppSettings, ModelOptions
-from common.options.shared import IdleLimit
+from common.options.shared import IdleLimit, InstanceOptions
 from common.runtime.endpoint_names import (
     endpoint_problems,
     preliminary_name,
@@ -33,57 +34,26 @@ class LegacyInstance(OptionGroup):
         "Project Name", help="The ClearML project that the instance's task is created in."
     )
     task_name: str | None = option("Task Name", help="Name of the instance's ClearML task.")
-    queue: str | None = option(
-        "Queue",
-        required=True,
-        help="The ClearML queue to launch through; a clearml-agent must serve it.",
-    )
+    queue: str | None = like(InstanceOptions, "queue")
 
 
 class LegacyModel(ModelOptions):
     """The one model."""
 
-    model: str | None = option(
-        "Model",
-        required=True,
-        help="A ClearML model ID, a Hugging Face repository (provider/repo) or a local path.",
-        placeholder="openai-community/gpt2",
-    )
-    trust_remote_code: bool | None = option(
-        "Trust Remote Code",
-        flag="--trust-remote-code",
+    model: str | None = like(VllmModel, "model")
+    trust_remote_code: bool | None = like(
+        VllmModel,
+        "trust_remote_code",
         help="Run the Python code that comes with the model's repository.",
     )
-    revision: str | None = option(
-        "Revision",
-        flag="--revision",
-        help="Branch, tag or commit of the model's repository on Hugging Face, such as refs/pr/2.",
-    )
-    code_revision: str | None = option(
-        "Code Revision",
-        flag="--code-revision",
-        help="Branch, tag or commit of the model's own code on Hugging Face. Empty: the default one.",
-    )
-    max_model_length: int | None = option(
-        "Max Model Length",
-        flag="--max-model-len",
-        ge=1,
-        help="Tokens that one request can use, prompt and answer together. Empty: the model's own limit.",
-    )
-    tokenizer: str | None = option(
-        "Tokenizer",
-        flag="--tokenizer",
-        help="A ClearML model ID, a Hugging Face repository or a local path. Empty: the model's own.",
-    )
-    tokenizer_revision: str | None = option(
-        "Tokenizer Revision",
-        flag="--tokenizer-revision",
-        help="Branch, tag or commit of the tokenizer's repository on Hugging Face.",
-    )
-    tokenizer_mode: str | None = option(
-        "Tokenizer Mode",
-        flag="--tokenizer-mode",
-        choices=("auto", "slow"),
+    revision: str | None = like(VllmModel, "revision")
+    code_revision: str | None = like(VllmModel, "code_revision")
+    max_model_length: int | None = like(VllmModel, "max_context_length", title="Max Model Length")
+    tokenizer: str | None = like(VllmModel, "tokenizer")
+    tokenizer_revision: str | None = like(VllmModel, "tokenizer_revision")
+    tokenizer_mode: str | None = like(
+        VllmModel,
+        "tokenizer_mode",
         help="auto uses the fast tokenizer where there is one, slow never does.",
     )
 
@@ -107,20 +77,6 @@ class LegacyModel(ModelOptions):
     def model_revision(self) -> str | None:
         """Branch, tag or commit of the model on Hugging Face."""
         return self.revision
-
-
-class LegacyLora(CommonLoraOptions):
-    """The group "LoRA Configuration"."""
-
-    form_order: ClassVar[tuple[str, ...]] = (
-        "enable_lora",
-        "lora_modules",
-        "max_loras",
-        "max_lora_rank",
-        "lora_extra_vocabulary_size",
-        "lora_dtype",
-        "max_cpu_loras",
-    )
 
 
 class LegacyGeneral(EngineVersionOptions):
@@ -158,20 +114,10 @@ class LegacyGeneral(EngineVersionOptions):
         flag="--disable-log-stats",
         help="Leave the statistics out of the engine's log.",
     )
-    enforce_eager: bool | None = option(
-        "Enforce Eager",
-        flag="--enforce-eager",
-        help="Run PyTorch eagerly, without CUDA graphs: slower, but starts sooner and needs less memory.",
-    )
-    disable_custom_all_reduce: bool | None = option(
-        "Disable Custom All Reduce",
-        flag="--disable-custom-all-reduce",
-        help="Use NCCL instead of vLLM's own all-reduce between GPUs.",
-    )
-    disable_logging_requests: bool | None = option(
-        "Disable Logging Requests",
-        flag="--disable-log-requests",
-        help="Leave the requests out of the engine's log. Newer versions do so unless told otherwise.",
+    enforce_eager: bool | None = like(VllmModel, "enforce_eager")
+    disable_custom_all_reduce: bool | None = like(AdvancedOptions, "disable_custom_all_reduce")
+    disable_logging_requests: bool | None = like(
+        VllmGeneral, "disable_log_requests", title="Disable Logging Requests"
     )
     fixed_api_access_key: SecretStr | None = option(
         "Fixed API Access Key",
@@ -179,32 +125,18 @@ class LegacyGeneral(EngineVersionOptions):
         help="Key that clients send as a bearer token. Empty: one is generated. Whoever may read the task "
         "can read it.",
     )
-    load_format: str | None = option(
-        "Load Format", flag="--load-format", choices=LOAD_FORMATS, help=LOAD_FORMAT_HELP
-    )
-    dtype: Dtype | None = option(
-        "Dtype",
-        flag="--dtype",
-        help="Data type of weights and activations. auto is that of the model.",
-    )
-    kv_cache_type: str | None = option(
-        "KV Cache Type",
-        flag="--kv-cache-dtype",
+    load_format: str | None = like(VllmGeneral, "load_format")
+    dtype: Dtype | None = like(VllmModel, "dtype")
+    kv_cache_type: str | None = like(
+        VllmModel,
+        "kv_cache_dtype",
+        title="KV Cache Type",
         choices=("auto", "fp8_e5m2"),
-        spellings=KV_CACHE_SPELLINGS,
         help="Data type of the KV cache. auto is that of the model.",
     )
-    pipeline_parallel_size: int | None = option(
-        "Pipeline Parallel Size",
-        flag="--pipeline-parallel-size",
-        ge=1,
-        help="Stages that the model's layers are divided into, each on GPUs of its own. Default 1.",
-    )
-    tensor_parallel_size: int | None = option(
-        "Tensor Parallel Size",
-        flag="--tensor-parallel-size",
-        ge=1,
-        help="GPUs that the model's layers are split over. Empty: all that are visible.",
+    pipeline_parallel_size: int | None = like(VllmModel, "pipeline_parallel_size")
+    tensor_parallel_size: int | None = like(
+        VllmModel, "gpus_tensor_parallel_size", title="Tensor Parallel Size"
     )
     max_parallel_loading_workers: int | None = option(
         "Max Parallel Loading Workers",
@@ -213,41 +145,15 @@ class LegacyGeneral(EngineVersionOptions):
         help="Workers that load the weights at a time, to spare RAM with a large model on several GPUs. "
         "Older versions only.",
     )
-    token_block_size: int | None = option(
-        "Token Block Size",
-        flag="--block-size",
-        ge=1,
-        help="Tokens in a block of the KV cache.",
+    token_block_size: int | None = like(VllmModel, "token_block_size")
+    random_seed: int | None = like(VllmModel, "random_seed")
+    swap_space: float | None = like(VllmModel, "swap_space")
+    gpu_memory_utilization: float | None = like(VllmModel, "gpu_memory_utilization")
+    max_number_of_batched_tokens: int | None = like(
+        VllmModel, "max_num_batched_tokens", title="Max Number of Batched Tokens"
     )
-    random_seed: int | None = option(
-        "Random Seed", flag="--seed", help="Seed of the engine's random numbers."
-    )
-    swap_space: float | None = option(
-        "Swap Space",
-        flag="--swap-space",
-        ge=0,
-        help="Host memory in GiB per GPU for the KV cache of requests that are put aside. Older versions "
-        "only.",
-    )
-    gpu_memory_utilization: float | None = option(
-        "GPU Memory Utilization",
-        flag="--gpu-memory-utilization",
-        gt=0,
-        le=1,
-        help="Share of each GPU's memory that the engine may use, from 0 to 1. Default 0.9, 0.92 in newer "
-        "versions.",
-    )
-    max_number_of_batched_tokens: int | None = option(
-        "Max Number of Batched Tokens",
-        flag="--max-num-batched-tokens",
-        ge=1,
-        help="Tokens that are processed together in one step of the engine.",
-    )
-    max_number_of_sequences: int | None = option(
-        "Max Number of Sequences",
-        flag="--max-num-seqs",
-        ge=1,
-        help="Requests that are processed together in one step of the engine.",
+    max_number_of_sequences: int | None = like(
+        VllmModel, "max_number_of_sequences_per_iteration", title="Max Number of Sequences"
     )
     max_number_of_paddings: int | None = option(
         "Max Number of Paddings",
@@ -255,24 +161,11 @@ class LegacyGeneral(EngineVersionOptions):
         ge=0,
         help="Padding tokens in a batch. No vLLM that this app runs has it: reported as without effect.",
     )
-    quantization: str | None = option(
-        "Quantization",
-        flag="--quantization",
-        help="How the weights are quantized, such as awq, gptq, fp8, compressed-tensors or bitsandbytes. "
-        "Empty: what the model's configuration says.",
+    quantization: str | None = like(VllmModel, "quantization")
+    max_context_length_to_capture: int | None = like(
+        VllmModel, "max_sequence_length_to_capture", title="Max Context Length to Capture"
     )
-    max_context_length_to_capture: int | None = option(
-        "Max Context Length to Capture",
-        flag="--max-seq-len-to-capture",
-        ge=1,
-        help="Sequences longer than this run without CUDA graphs. Older versions only.",
-    )
-    max_log_length: int | None = option(
-        "Max Log Length",
-        flag="--max-log-len",
-        ge=0,
-        help="Characters or token IDs of a prompt that are logged. Empty: all.",
-    )
+    max_log_length: int | None = like(VllmGeneral, "max_log_length")
 
     @property
     def client_key(self) -> str | None:
@@ -297,7 +190,7 @@ class LegacySettings(AppSettings[LegacyModel, LegacyGeneral]):
     group_order: ClassVar[tuple[str, ...]] = ("lora", "general", "idle")
 
     models: tuple[LegacyModel, ...]
-    lora: LegacyLora = LegacyLora()
+    lora: CommonLoraOptions = CommonLoraOptions()
     general: LegacyGeneral = LegacyGeneral()
     idle: IdleLimit = IdleLimit()
 

@@ -9,7 +9,7 @@ from common.errors import Problem
 from common.options.cli_field import last_value
 from common.options.declaration import option
 from common.options.settings import AppSettings, ModelOptions, RequestLimits
-from common.options.shared import GeneralOptions, IdleOptions, MemoryOptions
+from common.options.shared import DebugOptions, IdleOptions, MemoryOptions
 from common.runtime.endpoint_names import (
     endpoint_problems,
     name_problems,
@@ -379,7 +379,7 @@ class LlamaCppModel(ModelOptions):
         return [Problem(message, path="tensor_split", value=self.tensor_split)]
 
 
-class LlamaCppGeneral(MemoryOptions, GeneralOptions):
+class LlamaCppGeneral(MemoryOptions, DebugOptions):
     """The group "General" of the llama.cpp app."""
 
     section: ClassVar[str] = "General"
@@ -393,9 +393,6 @@ class LlamaCppGeneral(MemoryOptions, GeneralOptions):
         "cuda_memory_manager_minimum_threshold",
     )
 
-    enable_debug_mode: bool | None = option(
-        "Enable Debug Mode", help="Run the deployment in debug mode: more on the console."
-    )
     disable_logs: bool | None = option(
         "Disable Logs",
         help="Leave the engine's own output out of the console; errors still appear.",
@@ -409,6 +406,11 @@ class LlamaCppGeneral(MemoryOptions, GeneralOptions):
         "Llama Server Path",
         help="Path of the native llama-server on the worker. Empty: looked up on PATH.",
     )
+
+    @property
+    def shows_engine_output(self) -> bool:
+        """Whether the engine's own output is on the console."""
+        return not self.disable_logs
 
 
 class LlamaCppSettings(AppSettings[LlamaCppModel, LlamaCppGeneral]):

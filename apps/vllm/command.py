@@ -11,10 +11,9 @@ import os
 from pathlib import Path
 from typing import Final
 
-from apps.vllm.catalogue import Catalogue
+from apps.vllm.catalogue import OLDEST, Catalogue
 from apps.vllm.cli import read_cli, read_overrides
 from apps.vllm.facts import EngineFacts
-from apps.vllm.options_shared import OLDEST
 from apps.vllm.request import EngineRequest
 from apps.vllm.translation import write_fields, write_variables
 from apps.vllm.translation.logs import quiet_access_log

@@ -44,7 +44,7 @@ def find_engine(settings: AnySettings, environ: Mapping[str, str]) -> VllmEngine
     general = settings.general
     wanted: Version | None = general.wanted_version
     gpus = visible_gpu_count(environ)
-    needs_gpu = not general.wants_cpu_build and _wants_nvidia(settings)
+    needs_gpu = not general.wants_cpu_build and general.wants_nvidia
     if wanted is None:
         place, found = worker_engine(environ)
         if found.build == "gpu":
@@ -215,11 +215,6 @@ def _installed_python(wanted: Version | None, build: Build, environ: Mapping[str
     return place.python
 
 
-def _wants_nvidia(settings: AnySettings) -> bool:
-    """Whether the device is one that NVML shows: the form may name others."""
-    return getattr(settings.general, "device", None) in (None, "auto", "cuda")
-
-
 def _check_device(
     settings: AnySettings, version: str, gpus: int | None, *, needs_gpu: bool
 ) -> None:
@@ -236,7 +231,7 @@ def _check_device(
             ]
         )
     if needs_gpu and gpus == 0:
-        has_device = hasattr(settings.general, "device")
+        has_device = "device" in type(settings.general).model_fields
         device = ', or set "Device" (General/device) to cpu together with it' if has_device else ""
         raise ConfigurationError(
             [

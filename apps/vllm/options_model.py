@@ -14,8 +14,6 @@ from common.options.settings import ModelOptions, RequestLimits
 from common.runtime.endpoint_names import name_problems, reference_problems
 
 Dtype = Literal["auto", "half", "float16", "bfloat16", "float", "float32"]
-KV_CACHE_DTYPES = ("auto", "fp8", "fp8_e5m2", "fp8_e4m3")
-KV_CACHE_SPELLINGS = {"ffp8_e5m2": "fp8_e5m2"}
 
 
 class VllmModel(ModelOptions):
@@ -168,8 +166,8 @@ class VllmModel(ModelOptions):
     kv_cache_dtype: str | None = option(
         "KV Cache Dtype",
         flag="--kv-cache-dtype",
-        choices=KV_CACHE_DTYPES,
-        spellings=KV_CACHE_SPELLINGS,
+        choices=("auto", "fp8", "fp8_e5m2", "fp8_e4m3"),
+        spellings={"ffp8_e5m2": "fp8_e5m2"},
         help="Data type of the KV cache. auto is that of the model; fp8 holds about twice as many tokens.",
     )
     pipeline_parallel_size: int | None = option(

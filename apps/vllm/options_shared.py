@@ -8,35 +8,30 @@ from packaging.version import InvalidVersion, Version
 from pydantic import SecretStr, field_validator
 from pydantic_core import PydanticCustomError
 
+from apps.vllm.catalogue import OLDEST
 from common.errors import Problem
-from common.options.declaration import option
+from common.options.declaration import like, option
 from common.options.shared import (
-    HUGGING_FACE_TOKEN_HELP,
     CudaMemoryOptions,
+    DebugOptions,
     GeneralOptions,
     OffloadOptions,
 )
 
-OLDEST = Version("0.6.6")
-"""The oldest vLLM that the apps can run."""
-
-GUIDED_BACKENDS = ("outlines", "lm-format-enforcer", "xgrammar", "guidance", "auto")
 _GUIDED_HELP = (
     "Which library keeps structured output (JSON, choices, grammars) to its form. Empty: the "
     "engine's choice."
-)
-LOAD_FORMATS = ("auto", "pt", "safetensors", "npcache", "dummy")
-LOAD_FORMAT_HELP = (
-    "Format of the weights: auto (safetensors, else PyTorch), pt, safetensors, npcache (PyTorch "
-    "with a numpy cache beside it), dummy (random values, to measure with). Newer versions know more."
 )
 
 
 class EngineVersionOptions(GeneralOptions):
     """Which vLLM runs, and the token, as both forms ask for them."""
 
-    hugging_face_token: SecretStr | None = option(
-        "HuggingFace Token", named="Hugging Face Token", secret=True, help=HUGGING_FACE_TOKEN_HELP
+    hugging_face_token: SecretStr | None = like(
+        GeneralOptions,
+        "hugging_face_token",
+        title="HuggingFace Token",
+        named="Hugging Face Token",
     )
     vllm_version: str | None = option(
         "vLLM Version",
@@ -68,12 +63,17 @@ class EngineVersionOptions(GeneralOptions):
         return Version(Version(self.vllm_version).public) if self.vllm_version else None
 
     @property
+    def wants_nvidia(self) -> bool:
+        """Whether the device is one of NVIDIA's, as far as the form can name others."""
+        return True
+
+    @property
     def wants_cpu_build(self) -> bool:
         """Whether the build for machines without a GPU is asked for."""
         return bool(self.vllm_version and Version(self.vllm_version).local == "cpu")
 
 
-class VllmGeneral(EngineVersionOptions, CudaMemoryOptions):
+class VllmGeneral(EngineVersionOptions, DebugOptions, CudaMemoryOptions):
     """The group "General" of the vLLM app."""
 
     section: ClassVar[str] = "General"
@@ -97,9 +97,6 @@ class VllmGeneral(EngineVersionOptions, CudaMemoryOptions):
         "vllm_version",
     )
 
-    enable_debug_mode: bool | None = option(
-        "Enable Debug Mode", help="Run the deployment in debug mode: more on the console."
-    )
     use_v1_engine: bool | None = option(
         "Use V1 Engine",
         flag="VLLM_USE_V1",
@@ -138,7 +135,7 @@ class VllmGeneral(EngineVersionOptions, CudaMemoryOptions):
     guided_decoding_backend: str | None = option(
         "Guided Decoding Backend",
         flag="--guided-decoding-backend",
-        choices=GUIDED_BACKENDS,
+        choices=("outlines", "lm-format-enforcer", "xgrammar", "guidance", "auto"),
         help=_GUIDED_HELP,
     )
     distributed_executor_backend: str | None = option(
@@ -167,8 +164,17 @@ class VllmGeneral(EngineVersionOptions, CudaMemoryOptions):
         "vLLM Log Level", flag="VLLM_LOGGING_LEVEL", help="How much the engine logs."
     )
     load_format: str | None = option(
-        "Load Format", flag="--load-format", choices=LOAD_FORMATS, help=LOAD_FORMAT_HELP
+        "Load Format",
+        flag="--load-format",
+        choices=("auto", "pt", "safetensors", "npcache", "dummy"),
+        help="Format of the weights: auto (safetensors, else PyTorch), pt, safetensors, npcache (PyTorch "
+        "with a numpy cache beside it), dummy (random values, to measure with). Newer versions know more.",
     )
+
+    @property
+    def wants_nvidia(self) -> bool:
+        """Whether Device leaves it at NVIDIA's."""
+        return self.device in (None, "auto", "cuda")
 
     @property
     def wants_cpu_build(self) -> bool:
@@ -250,11 +256,10 @@ class AdvancedOptions(OffloadOptions):
         ge=1,
         help="Most tokens of a prompt adapter. Older versions only.",
     )
-    hf_overrides: str | None = option(
-        "HF Overrides",
-        flag="--hf-overrides",
-        structure="object",
-        multiline=True,
+    hf_overrides: str | None = like(
+        VllmGeneral,
+        "config_overrides",
+        title="HF Overrides",
         help="Values that replace those of the models' config.json, a JSON object.",
     )
     ignore_patterns: str | None = option(
@@ -265,10 +270,9 @@ class AdvancedOptions(OffloadOptions):
         "original/**/*.",
         placeholder="original/**/*",
     )
-    guided_decoding_backend: str | None = option(
-        "Guided Decoding Backend",
-        flag="--guided-decoding-backend",
-        choices=GUIDED_BACKENDS,
+    guided_decoding_backend: str | None = like(
+        VllmGeneral,
+        "guided_decoding_backend",
         help=f"The same as in General. {_GUIDED_HELP}",
     )
     ngram_prompt_lookup_max: int | None = option(

@@ -105,6 +105,21 @@ def option(
     )
 
 
+def like(group: type[OptionGroup], name: str, **changes: Any) -> Any:
+    """Declare an option as that of another group.
+
+    Args:
+        group: The other group.
+        name: The option's name there.
+        changes: What is different here: arguments of `option`. With another title the name is that
+            which the title gives.
+    """
+    info = group.model_fields[name]
+    declared = {"title": info.title, "help": info.description, "default": info.default}
+    renamed = {"named": None} if "title" in changes else {}
+    return option(**{**declared, **extras(info), **_bounds_of(info), **renamed, **changes})
+
+
 class OptionGroup(BaseModel):
     """Base of a group of options; the class's `section` is the form group and hyperparameter section."""
 
@@ -204,6 +219,16 @@ def extras(info: FieldInfo) -> dict[str, Any]:
     return typing.cast("dict[str, Any]", extra) if isinstance(extra, dict) else {}
 
 
+def _bounds_of(info: FieldInfo) -> dict[str, float]:
+    """The bounds of a field's value, by their names in `option`."""
+    return {
+        attribute: getattr(item, attribute)
+        for item in info.metadata
+        for attribute in ("gt", "ge", "le")
+        if hasattr(item, attribute)
+    }
+
+
 def choices_of(annotation: Any) -> tuple[str, ...]:
     """The choices of a field annotated with ``Literal[...]``, optional or not."""
     if typing.get_origin(annotation) is Literal:
@@ -234,12 +259,7 @@ def describe_options(cls: type[OptionGroup], *, per_model: bool = False) -> Iter
     for name, info in ((name, cls.model_fields[name]) for name in names):
         extra = extras(info)
         group = group_of(cls, info)
-        bounds = {
-            attribute: getattr(item, attribute)
-            for item in info.metadata
-            for attribute in ("gt", "ge", "le")
-            if hasattr(item, attribute)
-        }
+        bounds = _bounds_of(info)
         yield Option(
             title=info.title or name,
             name=name,

@@ -12,11 +12,6 @@ from common.options.declaration import OptionGroup, option
 
 AuthMode = Literal["api_key", "clearml", "gateway", "none"]
 
-HUGGING_FACE_TOKEN_HELP = (
-    "Token for gated or private Hugging Face models. Whoever may read the task can read it: "
-    "prefer the variable HF_TOKEN in the worker's environment."
-)
-
 
 class InstanceOptions(OptionGroup):
     """What the form asks first; these are attributes of the ClearML task, not hyperparameters."""
@@ -52,7 +47,8 @@ class GeneralOptions(OptionGroup):
     hugging_face_token: SecretStr | None = option(
         "Hugging Face Token",
         secret=True,
-        help=HUGGING_FACE_TOKEN_HELP,
+        help="Token for gated or private Hugging Face models. Whoever may read the task can read it: "
+        "prefer the variable HF_TOKEN in the worker's environment.",
     )
     auth: AuthMode | None = option(
         "Auth",
@@ -99,6 +95,16 @@ class GeneralOptions(OptionGroup):
         return found
 
     @property
+    def is_debug(self) -> bool:
+        """Whether more is said on the console."""
+        return False
+
+    @property
+    def shows_engine_output(self) -> bool:
+        """Whether the engine's own output is on the console."""
+        return True
+
+    @property
     def client_key(self) -> str | None:
         """The key that the user chose for clients, under whichever name the form has for it."""
         return self.api_key.get_secret_value() if self.api_key else None
@@ -118,6 +124,19 @@ class GeneralOptions(OptionGroup):
         if not (1 <= low <= high <= 65535):
             raise ValueError("ports are from 1 to 65535, the lower one first")
         return range(low, high + 1)
+
+
+class DebugOptions(GeneralOptions):
+    """General, of an app that can say more on the console."""
+
+    enable_debug_mode: bool | None = option(
+        "Enable Debug Mode", help="Run the deployment in debug mode: more on the console."
+    )
+
+    @property
+    def is_debug(self) -> bool:
+        """Whether more is said on the console."""
+        return bool(self.enable_debug_mode)
 
 
 @dataclass(frozen=True)

@@ -298,8 +298,8 @@ def without_effect(settings: AnySettings) -> list[str]:
 
 def _configure_console(console: Console, settings: AnySettings) -> None:
     general = settings.general
-    console.is_debug = bool(getattr(general, "enable_debug_mode", None))
-    console.show_engine = not getattr(general, "disable_logs", None)
+    console.is_debug = general.is_debug
+    console.show_engine = general.shows_engine_output
     token = general.hugging_face_token
     console.hide(
         [

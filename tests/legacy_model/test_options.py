@@ -9,15 +9,15 @@ import pytest
 from apps.legacy_model.options import LegacySettings
 from apps.vllm.lora import LoraModule
 from apps.vllm.request import EngineRequest
-from common.errors import ConfigurationError, Problem
-from common.options.declaration import Option
+from common.errors import Problem
 from common.options.loading import load_settings
 from common.options.shared import MemorySettings
+from tests.forms import OURS_IN_GENERAL, Field, assert_declares, options_by_path, problems_of
 
 MODEL = {"Model/model": "org/repo"}
 
 # The seed's fields in its order, with the flag that each stands for; None where it is the instance's.
-SEED: dict[str, list[tuple[str, str, str | None]]] = {
+SEED: dict[str, list[Field]] = {
     "Model": [
         ("Model", "model", None),
         ("Trust Remote Code", "trust_remote_code", "--trust-remote-code"),
@@ -75,17 +75,6 @@ SEED: dict[str, list[tuple[str, str, str | None]]] = {
     ],
     "Idle": [("Idle Time Limit (Hours)", "idle_time_limit_hours", None)],
 }
-OURS = [
-    "vllm_version",
-    "gateway_route",
-    "auth",
-    "api_key",
-    "host",
-    "port",
-    "public_url",
-    "drain_seconds",
-    "max_body_mib",
-]
 
 
 def load(parameters: dict[str, Any]) -> LegacySettings:
@@ -93,25 +82,11 @@ def load(parameters: dict[str, Any]) -> LegacySettings:
 
 
 def problems(parameters: dict[str, Any]) -> list[Problem]:
-    with pytest.raises(ConfigurationError) as caught:
-        load(parameters)
-    return list(caught.value.problems)
-
-
-def declared() -> dict[str, Option]:
-    return {option.path: option for option in LegacySettings.options(entry=False)}
+    return problems_of(LegacySettings, parameters)
 
 
 def test_every_field_of_the_seed_is_declared_in_its_order_with_its_flag() -> None:
-    by_group: dict[str, list[tuple[str, str, str | None]]] = {}
-    for option in LegacySettings.options(entry=False):
-        by_group.setdefault(option.group, []).append((option.title, option.name, option.flag))
-    assert list(by_group) == list(SEED)
-    own = by_group["General"][len(SEED["General"]) :]
-    assert [name for _, name, _ in own] == OURS
-    assert all(flag is None for _, _, flag in own)
-    by_group["General"] = by_group["General"][: len(SEED["General"])]
-    assert by_group == SEED
+    assert_declares(LegacySettings, SEED, ("vllm_version", *OURS_IN_GENERAL))
 
 
 def test_the_form_asks_first_for_project_task_and_queue() -> None:
@@ -120,7 +95,7 @@ def test_the_form_asks_first_for_project_task_and_queue() -> None:
 
 
 def test_choices_and_secrets_come_from_the_declarations() -> None:
-    options = declared()
+    options = options_by_path(LegacySettings)
     assert all(len(option.help) > 10 for option in options.values())
     assert {path for path, option in options.items() if option.secret} == {
         "General/fixed_api_access_key",

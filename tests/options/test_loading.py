@@ -10,6 +10,7 @@ import pytest
 from apps.llamacpp.options import LlamaCppSettings
 from common.errors import ConfigurationError, Problem
 from common.options.loading import Loaded, flatten_config, load_settings, render_value
+from tests.forms import problems_of
 
 MODEL = {"Model/model": "provider/repo/model.gguf"}
 
@@ -19,9 +20,7 @@ def load(parameters: dict[str, Any]) -> Loaded[LlamaCppSettings]:
 
 
 def problems(parameters: dict[str, Any]) -> list[Problem]:
-    with pytest.raises(ConfigurationError) as caught:
-        load(parameters)
-    return list(caught.value.problems)
+    return problems_of(LlamaCppSettings, parameters)
 
 
 def test_strings_become_typed_values() -> None:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from pydantic import ValidationError
 
 from apps.llamacpp.options import LlamaCppGeneral, LlamaCppModel, LlamaCppSettings
-from common.options.declaration import OptionGroup, option, parameter_name
+from common.options.declaration import (
+    OptionGroup,
+    describe_options,
+    like,
+    option,
+    parameter_name,
+)
 
 # The seed's titles of the llama.cpp form, in its order, with the spelling that the contract gives.
 SEED_MODEL_TITLES = [
@@ -75,6 +84,32 @@ def test_a_field_whose_name_is_not_its_titles_is_refused() -> None:
 
         class Wrong(OptionGroup):
             topk: int | None = option("Top-K", help="...")
+
+
+def test_an_option_can_be_declared_like_another() -> None:
+    class First(OptionGroup):
+        section = "First"
+        size: int | None = option(
+            "Size", flag="--size", ge=1, le=9, help="How large.", placeholder="3"
+        )
+        kind: str | None = option(
+            "Kind", flag="--kind", choices=("a", "b"), spellings={"x": "a"}, help="Which."
+        )
+
+    class Second(OptionGroup):
+        section = "Second"
+        most_tokens: int | None = like(First, "size", title="Most Tokens")
+        kind: str | None = like(First, "kind", choices=("a",))
+
+    size, first_kind = describe_options(First)
+    most_tokens, kind = describe_options(Second)
+    assert most_tokens == replace(
+        size, title="Most Tokens", name="most_tokens", path="Second/most_tokens", group="Second"
+    )
+    assert kind == replace(first_kind, path="Second/kind", group="Second", choices=("a",))
+    assert Second(kind="X").kind == "a"
+    with pytest.raises(ValidationError, match="less than or equal to 9"):
+        Second(most_tokens=10)
 
 
 def test_every_title_of_the_seed_is_declared_in_its_order() -> None:

@@ -11,15 +11,15 @@ from apps.vllm.lora import LoraModule
 from apps.vllm.options import VllmSettings
 from apps.vllm.request import EngineRequest
 from common.errors import ConfigurationError, Problem
-from common.options.declaration import Option
 from common.options.loading import load_settings
 from common.options.shared import MemorySettings
+from tests.forms import Field, assert_declares, options_by_path, problems_of
 
 MODEL = {"Model/model": "org/repo"}
 
 # The seed's fields in its order, with the flag or variable of vLLM 0.7.2 that each stands for; None
 # where the field is the instance's own.
-SEED: dict[str, list[tuple[str, str, str | None]]] = {
+SEED: dict[str, list[Field]] = {
     "Model": [
         ("Trust Remote Code", "trust_remote_code", "--trust-remote-code"),
         ("CLI", "cli", None),
@@ -199,16 +199,6 @@ SEED: dict[str, list[tuple[str, str, str | None]]] = {
         ),
     ],
 }
-OURS = [
-    "gateway_route",
-    "auth",
-    "api_key",
-    "host",
-    "port",
-    "public_url",
-    "drain_seconds",
-    "max_body_mib",
-]
 
 
 def load(parameters: dict[str, Any]) -> VllmSettings:
@@ -216,34 +206,26 @@ def load(parameters: dict[str, Any]) -> VllmSettings:
 
 
 def problems(parameters: dict[str, Any]) -> list[Problem]:
-    with pytest.raises(ConfigurationError) as caught:
-        load(parameters)
-    return list(caught.value.problems)
-
-
-def declared() -> dict[str, Option]:
-    return {option.path: option for option in VllmSettings.options(entry=False)}
+    return problems_of(VllmSettings, parameters)
 
 
 def test_every_field_of_the_seed_is_declared_in_its_order_with_its_flag() -> None:
-    by_group: dict[str, list[tuple[str, str, str | None]]] = {}
-    for option in VllmSettings.options(entry=False):
-        by_group.setdefault(option.group, []).append((option.title, option.name, option.flag))
-    assert list(by_group) == list(SEED)
-    own = by_group["General"][len(SEED["General"]) :]
-    assert [name for _, name, _ in own] == OURS
-    assert all(flag is None for _, _, flag in own)
-    by_group["General"] = by_group["General"][: len(SEED["General"])]
-    assert by_group == SEED
+    assert_declares(VllmSettings, SEED)
 
 
 def test_only_the_models_own_options_are_per_model() -> None:
-    assert {option.group for option in declared().values() if option.per_model} == {"Model"}
-    assert all(option.per_model for option in declared().values() if option.group == "Model")
+    assert {
+        option.group for option in options_by_path(VllmSettings).values() if option.per_model
+    } == {"Model"}
+    assert all(
+        option.per_model
+        for option in options_by_path(VllmSettings).values()
+        if option.group == "Model"
+    )
 
 
 def test_types_choices_and_secrets_come_from_the_declarations() -> None:
-    options = declared()
+    options = options_by_path(VllmSettings)
     assert all(len(option.help) > 10 for option in options.values())
     assert {path for path, option in options.items() if option.secret} == {
         "General/hugging_face_token",
@@ -270,7 +252,9 @@ def test_types_choices_and_secrets_come_from_the_declarations() -> None:
 
 
 def test_forms_can_tell_what_a_text_holds() -> None:
-    structures = {path: o.structure for path, o in declared().items() if o.structure}
+    structures = {
+        path: o.structure for path, o in options_by_path(VllmSettings).items() if o.structure
+    }
     assert structures == {
         "Model/multimedia_limit_per_prompt": "limits",
         "Model/rope_scaling": "object",
