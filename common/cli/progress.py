@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 
 from rich.console import Console
-from rich.status import Status
+from rich.text import Text
 
 from common.launch.follow import Followed
 
@@ -15,30 +15,44 @@ from common.launch.follow import Followed
 def show_progress(states: Iterable[Followed], console: Console | None = None) -> Followed:
     """Show every state with the seconds since the start; returns the last one.
 
-    A terminal shows the present state on one live line; anything else gets a line a stage.
+    A terminal shows the present state, with the seconds going by, on one live line; anything else
+    gets a line for each change.
     """
     console = console or Console(file=sys.stderr, highlight=False)
-    started = time.monotonic()
+    live = _LiveLine()
     last: Followed | None = None
-    with console.status("queued") as live:
+    with console.status(live):
         for state in states:
-            _show(console, live, state, last, time.monotonic() - started)
+            _show(console, live, state, last)
             last = state
     if last is None:
         raise ValueError("there was nothing to show")
     return last
 
 
-def _show(
-    console: Console, live: Status, state: Followed, last: Followed | None, elapsed_s: float
-) -> None:
-    text = _words(state)
-    live.update(text)
+class _LiveLine:
+    """What is being done and for how long; drawn anew several times a second."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self.text = "queued"
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started
+
+    def __rich__(self) -> Text:
+        return Text(f"{self.elapsed_s:3.0f} s  {self.text}")
+
+
+def _show(console: Console, live: _LiveLine, state: Followed, last: Followed | None) -> None:
+    text = live.text = _words(state)
     is_new_stage = last is None or last.stage != state.stage
     if is_new_stage or (
         not console.is_terminal and state.text and state.text != (last and last.text)
     ):
-        console.print(f"{elapsed_s:5.1f} s  {text}", markup=False)
+        console.print(f"{live.elapsed_s:5.1f} s  {text}", markup=False, soft_wrap=True)
 
 
 def _words(state: Followed) -> str:

@@ -98,6 +98,9 @@ class InstalledEngine(EngineProgram, Protocol):
     def listens_on_sockets(self) -> bool:
         """Whether it can listen on a Unix socket, which is preferred."""
 
+    def loading_step(self, line: str) -> str:
+        """What it is doing while it starts, as a line of its output tells; empty where it does not."""
+
     def check(self, where: str, model: ModelOptions, settings: AnySettings) -> list[Problem]:
         """Problems of one model that only the engine's own flags can tell (CLI), before any download."""
 

@@ -19,7 +19,7 @@ from common.runtime.console import Console
 from common.runtime.hosted_model import HostedModel
 from common.runtime.idle import Activity, is_over_limit
 from common.runtime.naming import check_adapters, resolve_names
-from common.runtime.preparation import Preparation
+from common.runtime.preparation import STARTING, Preparation
 from common.runtime.stopping import StopRequest
 from common.telemetry.recorder import Recorder
 
@@ -217,7 +217,7 @@ class Instance:
             prepared = await self._preparation.prepare(engine, model, self._extras_of(model))
             await model.start(
                 prepared.spec,
-                self._console.engine,
+                lambda _, line: self._said(engine, model, line),
                 lambda state: self._changed(model, state),
                 prepared.restart_spec,
             )
@@ -226,12 +226,22 @@ class Instance:
         except Exception as error:  # noqa: BLE001 - whatever it is, the user must see it on this model
             self._fail(_told(error), model)
 
+    def _said(self, engine: InstalledEngine, model: HostedModel, line: str) -> None:
+        """Take a line of a model's engine: for the console, and for what it tells of its start."""
+        self._console.engine(model.name, line)
+        if model.status == "loading" and (step := engine.loading_step(line)):
+            self._show_progress(model, f"{STARTING}: {step}")
+
     def _show_progress(self, model: HostedModel, line: str) -> None:
         self._progress[model.name] = line
         self.on_progress()
 
     def _changed(self, model: HostedModel, state: EngineState) -> None:
         self._console.debug(f"{model.name}: engine {state.value}")
+        if state is EngineState.STARTING:
+            self._progress[model.name] = STARTING
+        if state is EngineState.BACKOFF:
+            self._progress[model.name] = "the engine failed and will be started again"
         if state is EngineState.READY and self.ready_at is None:
             self.ready_at = time.monotonic()
         if state is EngineState.FATAL and model.supervisor is not None:

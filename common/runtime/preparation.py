@@ -19,6 +19,9 @@ from common.runtime.fetching import Fetching
 from common.runtime.hosted_model import HostedModel
 from common.runtime.placement import Placement
 
+STARTING = "starting the engine"
+"""The progress of a model whose files are there."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -116,7 +119,7 @@ class Preparation:
         plan = await self._fetch(engine, model, extras)
         command = engine.command(plan, self._settings)
         self._tell(plan, command)
-        self._on_progress(model, "starting the engine")
+        self._on_progress(model, STARTING)
         spec = EngineSpec(name=model.name, command=command, address=plan.address, program=engine)
         if plan.address.port is None:
             return Prepared(spec)

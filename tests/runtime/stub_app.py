@@ -57,6 +57,9 @@ class StubEngine:
         env = {"STUB_API_KEY": address.key} if address.key else {}
         return EngineCommand((sys.executable, str(STUB), *listen, *flags), env, frozenset(env))
 
+    def loading_step(self, line: str) -> str:
+        return line.partition("step: ")[2]
+
     def diagnose(self, exit_code: int | None, tail: Sequence[str]) -> Diagnosis:
         bad = [line for line in tail if "bad option" in line]
         return Diagnosis(bool(bad), f"It says: {bad[-1]}." if bad else "")

@@ -138,3 +138,14 @@ async def test_a_waiting_request_is_told_when_it_takes_too_long(tmp_path: Path) 
         await until(lambda: it.instance.models[0].supervisor is not None)
         with pytest.raises(CapacityError, match="not ready within"):
             await it.instance.models[0].ensure_ready(0.05)
+
+
+async def test_what_a_starting_engine_is_doing_is_shown(tmp_path: Path) -> None:
+    steps = ("--print", "noise", "--print", "step: loading the weights, 45 %", "--print", "noise")
+    async with running(tmp_path, m=("--load-seconds", "30", *steps)) as it:
+        model = it.instance.models[0]
+        wanted = "starting the engine: loading the weights, 45 %"
+        await until(lambda: it.instance.progress_of(model) == wanted)
+        os.kill(it.pid("m"), signal.SIGKILL)
+        await until(lambda: "will be started again" in it.instance.progress_of(model))
+        await until(lambda: it.instance.progress_of(model) == wanted)

@@ -63,6 +63,10 @@ class LlamaCppEngine:
         """Tell a configuration error from a crash."""
         return diagnose(exit_code, tail)
 
+    def loading_step(self, line: str) -> str:
+        """Nothing: it tells in dots what others tell in words, and is ready within seconds."""
+        return ""
+
     def check(self, where: str, model: ModelOptions, settings: AnySettings) -> list[Problem]:
         """Problems of CLI with the flags of this engine; `Problem.path` holds the bare field name."""
         parsed = read_cli(as_llamacpp(model), self.flags)

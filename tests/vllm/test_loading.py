@@ -1,0 +1,57 @@
+"""What the lines of a starting vLLM tell, in the words of real ones."""
+
+from __future__ import annotations
+
+import pytest
+
+from apps.vllm.loading import loading_step
+
+CORE = "(EngineCore pid=8471) INFO 11-20 12:56:43"
+WORKER = "(Worker pid=8506) INFO 11-20 12:56:53"
+
+
+@pytest.mark.parametrize(
+    ("line", "step"),
+    [
+        (
+            f"{CORE} [core.py:133] Initializing a V1 LLM engine (v0.32.0) with config: model='/m'",
+            "pro",
+        ),
+        (
+            f"{WORKER} [cpu_model_runner.py:68] Starting to load model /m/tiny...",
+            "loading the weights",
+        ),
+        ("Loading safetensors checkpoint shards:   0% Completed | 0/1 [00:00<?, ?it/s]", ", 0 %"),
+        ("Loading safetensors checkpoint shards:  45% Completed | 9/20 [00:03<00:04]", ", 45 %"),
+        ("(Worker pid=1) Loading pt checkpoint shards: 100% Completed | 1/1", "weights, 100 %"),
+        (f"{WORKER} [default_loader.py:501] Loading weights took 0.00 seconds", "are loaded"),
+        (f"{WORKER} [backends.py:1156] Dynamo bytecode transform time: 3.10 s", "compiling"),
+        (
+            f"{CORE} [kv_cache_utils.py:2327] CPU KV cache size: 16,777,216 tokens, Maximum",
+            "KV cache",
+        ),
+        (
+            "Capturing CUDA graphs (mixed prefill-decode, PIECEWISE):  52%|#####  | 35/67",
+            "graphs, 52 %",
+        ),
+        (
+            f"{CORE} [core.py:402] init engine (profile, create kv cache, warmup model) took 2 s",
+            "HTTP",
+        ),
+    ],
+)
+def test_steps(line: str, step: str) -> None:
+    assert step in loading_step(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "(APIServer pid=1) INFO 11-20 12:57:17 [launcher.py:195] Route: /load, Methods: GET",
+        "[engine] starting vLLM 0.32.0: /opt/vllm serve /m",
+        "INFO:     Waiting for application startup.",
+        "",
+    ],
+)
+def test_other_lines_say_nothing(line: str) -> None:
+    assert loading_step(line) == ""
