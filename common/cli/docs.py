@@ -11,6 +11,7 @@ import click
 
 from common.cli.inputs import APP_NAMES, load_app
 from common.errors import UserError
+from common.forms.schema import render_schema
 from common.options.reference_docs import render_options
 
 _FOLDER = Path(__file__).resolve().parents[2] / "docs"
@@ -57,12 +58,17 @@ def _pages(folder: Path) -> dict[str, str]:
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}. Run this in a checkout, or give --folder.")
     apps = {name: load_app(name) for name in APP_NAMES}
-    return {
+    options = {
         f"options-{name}.md": render_options(
             app.title, app.settings.options(), max_models=app.settings.max_models
         )
         for name, app in apps.items()
     }
+    schemas = {
+        f"export.schema.{name}.json": render_schema(name, app.title, app.settings)
+        for name, app in apps.items()
+    }
+    return options | schemas
 
 
 def _is_current(path: Path, text: str) -> bool:

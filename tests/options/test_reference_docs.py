@@ -85,6 +85,7 @@ def test_the_committed_pages_are_not_stale() -> None:
 def test_check_names_a_stale_page_and_build_renews_it(tmp_path: Path) -> None:
     folder = ["--folder", str(tmp_path)]
     pages = [tmp_path / f"options-{name}.md" for name in APP_NAMES]
+    pages += [tmp_path / f"export.schema.{name}.json" for name in APP_NAMES]
     missing = CliRunner().invoke(docs, ["check", *folder])
     assert missing.exit_code == 1
     assert all(str(page) in missing.output for page in pages)
