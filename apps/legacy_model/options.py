@@ -13,9 +13,10 @@ from pydantic import SecretStr
 
 from apps.vllm.lora import LoraModule, assign_adapters
 from apps.vllm.options import adapter_problems, lora_problems
+from apps.vllm.options_advanced import AdvancedOptions
+from apps.vllm.options_general import EngineVersionOptions, VllmGeneral
 from apps.vllm.options_lora import CommonLoraOptions
 from apps.vllm.options_model import Dtype, VllmModel, revision_problems
-from apps.vllm.options_shared import AdvancedOptions, EngineVersionOptions, VllmGeneral
 from common.errors import Problem
 from common.options.declaration import OptionGroup, like, option
 from common.options.settings import AppSettings, ModelOptions
@@ -82,7 +83,6 @@ class LegacyModel(ModelOptions):
 class LegacyGeneral(EngineVersionOptions):
     """The group "General"."""
 
-    section: ClassVar[str] = "General"
     form_order: ClassVar[tuple[str, ...]] = (
         "disable_log_stats",
         "enforce_eager",

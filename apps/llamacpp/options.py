@@ -9,7 +9,7 @@ from common.errors import Problem
 from common.options.cli_field import last_value
 from common.options.declaration import option
 from common.options.settings import AppSettings, ModelOptions, RequestLimits
-from common.options.shared import DebugOptions, IdleOptions, MemoryOptions
+from common.options.shared import CudaMemoryOptions, DebugOptions, IdleOptions, OffloadOptions
 from common.runtime.endpoint_names import (
     endpoint_problems,
     name_problems,
@@ -379,10 +379,9 @@ class LlamaCppModel(ModelOptions):
         return [Problem(message, path="tensor_split", value=self.tensor_split)]
 
 
-class LlamaCppGeneral(MemoryOptions, DebugOptions):
+class LlamaCppGeneral(DebugOptions, CudaMemoryOptions, OffloadOptions):
     """The group "General" of the llama.cpp app."""
 
-    section: ClassVar[str] = "General"
     form_order: ClassVar[tuple[str, ...]] = (
         "enable_debug_mode",
         "disable_logs",
@@ -419,6 +418,10 @@ class LlamaCppSettings(AppSettings[LlamaCppModel, LlamaCppGeneral]):
     models: tuple[LlamaCppModel, ...]
     general: LlamaCppGeneral = LlamaCppGeneral()
     idle: IdleOptions = IdleOptions()
+
+    def is_embedding(self, model: LlamaCppModel) -> bool:
+        """Whether this model serves embeddings instead of text."""
+        return bool(model.embedding)
 
     @classmethod
     def cross_problems(cls, models: Sequence[tuple[str, LlamaCppModel]]) -> list[Problem]:

@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from apps.vllm.lora import LoraModule, assign_adapters, assignment_problems
+from apps.vllm.options_advanced import AdvancedOptions
+from apps.vllm.options_general import VllmGeneral
 from apps.vllm.options_lora import CommonLoraOptions, LoraOptions
 from apps.vllm.options_model import VllmModel
-from apps.vllm.options_shared import AdvancedOptions, VllmGeneral
 from common.errors import Problem
 from common.options.cli_field import last_value
 from common.options.settings import AppSettings, ModelOptions
 from common.options.shared import IdleOptions
 from common.runtime.endpoint_names import endpoint_problems, known_name, preliminary_name
-
-__all__ = ["AdvancedOptions", "LoraOptions", "VllmGeneral", "VllmModel", "VllmSettings"]
 
 
 class VllmSettings(AppSettings[VllmModel, VllmGeneral]):
@@ -30,15 +29,12 @@ class VllmSettings(AppSettings[VllmModel, VllmGeneral]):
     advanced: AdvancedOptions = AdvancedOptions()
     idle: IdleOptions = IdleOptions()
 
-    def is_embedding(self, model: ModelOptions) -> bool:
+    def is_embedding(self, model: VllmModel) -> bool:
         """Whether this model serves embeddings: by CLI, else by Model Overrides, else by Task."""
-        cli = getattr(model, "cli", None)
-        if cli:
-            said = {name: last_value(cli, (f"--{name}",)) for name in ("task", "runner", "convert")}
-        else:
-            overrides = model.overrides if isinstance(model, VllmModel) else {}
-            said = {"task": self.advanced.task, **overrides}
-        return embeds(said)
+        if model.cli:
+            names = ("task", "runner", "convert")
+            return embeds({name: last_value(model.cli, (f"--{name}",)) for name in names})
+        return embeds({"task": self.advanced.task, **model.overrides})
 
     def adapters(self, endpoint_names: Sequence[str]) -> Mapping[str, tuple[LoraModule, ...]]:
         """The adapters that each model serves; CLI replaces a model's.

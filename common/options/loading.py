@@ -6,6 +6,7 @@ Values arrive as strings (ClearML stores strings) or, from a JSON file, typed. E
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -57,6 +58,12 @@ class _Reading:
 
     def option(self, path: str) -> Option | None:
         return next((option for option in self.options if option.path == path), None)
+
+    @property
+    def example(self) -> str:
+        """A model reference, as the form shows one."""
+        declared = self.option("Model/model")
+        return declared.placeholder if declared else ""
 
     def add(self, path: str, message: str, value: Any = None, *, shown: str | None = None) -> None:
         declared = self.option(path)
@@ -206,14 +213,12 @@ def _load_models(
             for index, entry in enumerate(entries)
         ]
     if "model" not in flat:
-        declared = reading.option("Model/model")
-        example = declared.placeholder if declared else ""
         reading.add(
             "Model/model",
-            f"is required: a ClearML model ID, a Hugging Face reference such as {example}, or a "
-            "local path",
+            f"is required: a ClearML model ID, a Hugging Face reference such as {reading.example}, or "
+            "a local path",
         )
-    path_of = lambda name: _own_path(reading, name)  # noqa: E731
+    path_of = functools.partial(_own_path, reading)
     return [_ReadModel("Model", *_validate(reading, model_type, flat, path_of, None))]
 
 
@@ -248,7 +253,7 @@ def _models_list(reading: _Reading, value: Any) -> list[Any] | None:
             reading.problems.append(Problem(f"is not valid JSON: {error}", path=MODELS_PATH))
             return None
     if not isinstance(value, list):
-        message = 'must be a list of objects such as [{"model": "provider/repo/file.gguf"}]'
+        message = f'must be a list of objects such as [{{"model": "{reading.example}"}}]'
         reading.problems.append(Problem(message, path=MODELS_PATH))
         return None
     return value
@@ -269,7 +274,7 @@ def _load_listed_model(
     raw = {name: value for name, value in entry.items() if name in known and not _is_empty(value)}
     if "model" not in raw:
         reading.add("Model/model", "is required", shown=f"{where}.model")
-    path_of = lambda name: _own_path(reading, name)  # noqa: E731
+    path_of = functools.partial(_own_path, reading)
     return _ReadModel(where, *_validate(reading, model_type, raw, path_of, where))
 
 
@@ -280,7 +285,7 @@ def _validate(
     reading: _Reading,
     group: type[GroupT],
     raw: Mapping[str, Any],
-    path_of: Any,
+    path_of: Callable[[str], str],
     where: str | None,
 ) -> tuple[GroupT, bool]:
     """Validate one group; its problems are reported under the paths the user knows.

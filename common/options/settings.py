@@ -30,10 +30,7 @@ class RequestLimits:
 
 
 class ModelOptions(OptionGroup):
-    """Options of one model; apps add theirs. Every app's model has these names.
-
-    A subclass declares `model` and `model_endpoint_name` itself, since the form's order matters.
-    """
+    """Options of one model; apps declare theirs, the field `model` among them."""
 
     section: ClassVar[str] = "Model"
 
@@ -143,9 +140,9 @@ class AppSettings(BaseModel, Generic[ModelT, GeneralT]):
             manager_threshold_kb=given.get("cuda_memory_manager_minimum_threshold"),
         )
 
-    def is_embedding(self, model: ModelOptions) -> bool:
+    def is_embedding(self, model: ModelT) -> bool:
         """Whether this model serves embeddings instead of text."""
-        return bool(getattr(model, "embedding", False))
+        return False
 
     @classmethod
     def cross_problems(cls, models: Sequence[tuple[str, ModelT]]) -> list[Problem]:

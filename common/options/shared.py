@@ -200,12 +200,6 @@ class CudaMemoryOptions(OptionGroup):
     )
 
 
-class MemoryOptions(CudaMemoryOptions, OffloadOptions):
-    """How several models share the memory of a worker, in one group."""
-
-    section: ClassVar[str] = "General"
-
-
 class IdleLimit(OptionGroup):
     """When the instance counts as idle."""
 
