@@ -1,10 +1,10 @@
-"""The only module that imports `clearml.Task`: opening the instance's own task, creating new ones."""
+"""The only module that imports `clearml.Task`: opening the instance's own task."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -104,66 +104,6 @@ def open_task(*, project: str, name: str, offline: bool) -> OpenTask:
         web_url="" if mode == "offline" else str(task.get_output_log_web_page()),
         sdk=task,
     )
-
-
-def create_task(
-    *,
-    project: str,
-    name: str,
-    repository: str,
-    branch: str,
-    commit: str,
-    entry_point: str,
-    diff: str,
-    packages: Sequence[str],
-    container: str = "",
-    container_arguments: str = "",
-) -> str:
-    """Create a draft task that an agent can run; returns its ID.
-
-    Args:
-        project: Project, created when missing.
-        name: Task name, at least three characters.
-        repository: Git URL.
-        branch: Branch, may be empty with a commit.
-        commit: Commit to check out.
-        entry_point: Such as ``-m apps.llamacpp``.
-        diff: Uncommitted changes to apply, as git prints them.
-        packages: pip requirements for an agent that builds an environment.
-        container: Image for an agent in Docker mode.
-        container_arguments: Arguments for ``docker run``.
-
-    Raises:
-        ControlPlaneError: The server refuses it, in its own words.
-    """
-    from clearml import Task
-
-    with _told("The ClearML task could not be created"):
-        task = Task.create(project_name=project, task_name=name, task_type="inference")
-        task.set_script(
-            repository=repository,
-            branch=branch,
-            commit=commit,
-            diff=diff,
-            working_dir=".",
-            entry_point=entry_point,
-        )
-        task.set_packages(list(packages))
-        if container:
-            task.set_base_docker(docker_image=container, docker_arguments=container_arguments)
-    return str(task.id)
-
-
-def enqueue_task(task_id: str, queue: str) -> None:
-    """Put a task into a queue by the queue's name.
-
-    Raises:
-        ControlPlaneError: The server refuses it, in its own words.
-    """
-    from clearml import Task
-
-    with _told(f"The task {task_id} could not be put into the queue {queue!r}"):
-        Task.enqueue(task_id, queue_name=queue)
 
 
 @contextlib.contextmanager

@@ -1,22 +1,38 @@
-"""What several commands take: the app's name, a configuration file, single parameters."""
+"""What several commands take: the app's name, a configuration, where an agent gets the program."""
 
 from __future__ import annotations
 
 import importlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from common.errors import ConfigurationError, Problem
-from common.options.loading import flatten_config
+from common.forms.entry import Attributes
+from common.forms.exchange import read_document
+from common.launch.source import SOURCE_KINDS
 from common.runtime.app import App
 
 APP_NAMES = ("llamacpp", "vllm", "legacy_model")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A configuration file and single assignments, put together.
+
+    Attributes:
+        parameters: ``Section/name`` to value.
+        attributes: The instance's name, project and queue, where the file has them.
+    """
+
+    parameters: dict[str, Any]
+    attributes: Attributes
 
 
 def app_argument(command: Command) -> Command:
@@ -37,8 +53,47 @@ def configuration_options(command: Command) -> Command:
         "--config",
         "config_file",
         type=click.Path(path_type=Path, dir_okay=False),
-        help="JSON file with parameters.",
+        help="JSON file with parameters: an exported one, or one that you wrote.",
     )(command)
+
+
+def source_options(command: Command) -> Command:
+    """``--source`` and what belongs to it, and the container."""
+    options = (
+        click.option(
+            "--source",
+            "source_kind",
+            type=click.Choice(SOURCE_KINDS),
+            help="Where the agent gets the program. git: it clones a URL (default with --repository, or "
+            "without a checkout here). local: it clones this checkout, with its uncommitted changes, for agents "
+            "on this machine (default in a checkout). installed: its environment or image has it.",
+        ),
+        click.option(
+            "--repository",
+            default="",
+            metavar="URL",
+            help="Git URL that the agent clones; default for --source git: where this program came from.",
+        ),
+        click.option("--branch", default="", help="Branch to clone."),
+        click.option("--commit", default="", help="Commit to check out."),
+        click.option(
+            "--docker",
+            "container",
+            default="",
+            metavar="IMAGE",
+            help="For an agent in Docker mode.",
+        ),
+        click.option(
+            "--docker-args",
+            "container_arguments",
+            default="",
+            metavar="ARGS",
+            help='Arguments for docker run, in one word: "--network host".',
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def load_app(name: str) -> App:
@@ -48,21 +103,34 @@ def load_app(name: str) -> App:
     return app
 
 
-def read_parameters(config_file: Path | None, assignments: tuple[str, ...]) -> dict[str, Any]:
-    """Put a configuration file and single assignments together.
+def read_configuration(
+    app: App, config_file: Path | None, assignments: tuple[str, ...]
+) -> Configuration:
+    """Put a configuration file and single assignments together; what is worth knowing is told.
 
     Raises:
-        ConfigurationError: The file cannot be read, or an assignment has no ``=``.
+        ConfigurationError: The file cannot be read, holds names that no option has, or an assignment has
+            no ``=``.
     """
     parameters: dict[str, Any] = {}
+    attributes = Attributes()
     problems: list[Problem] = []
     if config_file is not None:
         try:
-            parameters.update(flatten_config(json.loads(config_file.read_text(encoding="utf-8"))))
+            document = json.loads(config_file.read_text(encoding="utf-8"))
+            read = read_document(app.name, app.settings, document)
         except OSError as error:
             problems.append(Problem(f"cannot be read: {error.strerror}", path=str(config_file)))
         except ValueError as error:
             problems.append(Problem(f"is not valid JSON: {error}", path=str(config_file)))
+        except ConfigurationError as error:
+            problems += error.problems
+        else:
+            parameters.update(read.parameters)
+            attributes = read.attributes
+            problems += read.problems
+            for note in read.notes:
+                click.echo(f"{config_file}: {note}", err=True)
     for assignment in assignments:
         path, equals, value = assignment.partition("=")
         if not equals or "/" not in path:
@@ -72,4 +140,11 @@ def read_parameters(config_file: Path | None, assignments: tuple[str, ...]) -> d
         parameters[path.strip()] = value
     if problems:
         raise ConfigurationError(problems)
-    return parameters
+    return Configuration(parameters, attributes)
+
+
+def read_parameters(
+    app: App, config_file: Path | None, assignments: tuple[str, ...]
+) -> dict[str, Any]:
+    """The parameters of `read_configuration`, for commands that launch nothing."""
+    return read_configuration(app, config_file, assignments).parameters

@@ -72,8 +72,9 @@ def validate(
     catalogue: Path | None,
 ) -> None:
     """Check a configuration of APP; nothing is downloaded or started, no engine has to be installed."""
-    parameters = read_parameters(config_file, assignments)
-    checked = check_preview(load_app(app_name), parameters, os.environ, catalogue)
+    app = load_app(app_name)
+    parameters = read_parameters(app, config_file, assignments)
+    checked = check_preview(app, parameters, os.environ, catalogue)
     for warning in checked.warnings:
         click.echo(f"warning: {warning}")
     count = len(checked.settings.models)
@@ -93,9 +94,9 @@ def command(
     as_json: bool,
 ) -> None:
     """Show what would run for a configuration of APP, secrets masked; nothing is started."""
-    result = preview(
-        load_app(app_name), read_parameters(config_file, assignments), os.environ, catalogue
-    )
+    app = load_app(app_name)
+    parameters = read_parameters(app, config_file, assignments)
+    result = preview(app, parameters, os.environ, catalogue)
     if as_json:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return

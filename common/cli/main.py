@@ -16,6 +16,8 @@ _COMMANDS = {
     ),
     "local": ("common.cli.local", "The local ClearML-compatible server and its agent."),
     "launch": ("common.cli.launch", "Launch an instance through a ClearML queue."),
+    "clone": ("common.cli.clone", "Launch a clone of a template or an instance."),
+    "register": ("common.cli.register", "Template tasks to clone, one per app."),
     "run": ("common.cli.run", "Run an instance in this process, without an agent."),
     "validate": ("common.cli.inspect", "Check a configuration and say everything that is wrong."),
     "options": ("common.cli.inspect", "List every option of an app."),

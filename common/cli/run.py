@@ -35,9 +35,10 @@ def run(
 
     Example: clearml-deploy run llamacpp --set Model/model=./model.gguf
     """
-    parameters = read_parameters(config_file, assignments)
+    app = load_app(app_name)
+    parameters = read_parameters(app, config_file, assignments)
     request = RunRequest(
-        app=load_app(app_name),
+        app=app,
         parameters=parameters,
         name=name,
         project=project,

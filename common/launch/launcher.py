@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from common.clearml.api import ClearMLApi
-from common.clearml.parameters import parameter_items
-from common.clearml.task import create_task, enqueue_task
-from common.errors import ControlPlaneError
+from common.errors import ConfigurationError, ControlPlaneError, Problem, ServerAwayError
+from common.forms.entry import parameters_of_entry
+from common.launch.definition import task_fields
+from common.launch.project import ensure_project
+from common.launch.queues import find_queue
 from common.launch.source import Source
 from common.options.loading import load_settings
 from common.runtime.app import App
-
-# An agent reports every 30 s; a worker silent for longer than this is gone.
-_WORKER_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
@@ -43,59 +42,106 @@ class Launch:
     container_arguments: str = ""
 
 
-def launch(request: Launch, api: ClearMLApi) -> str:
+def launch(
+    request: Launch, api: ClearMLApi, warn: Callable[[str], None] = lambda text: None
+) -> str:
     """Validate, create the task with every parameter described, and enqueue it; returns its ID.
+
+    Args:
+        request: What to launch.
+        api: The server.
+        warn: Gets what the user should know about how the parameters were read.
 
     Raises:
         ConfigurationError: All problems of the parameters; nothing was created.
         ControlPlaneError: No such queue, or the server refuses or cannot be reached.
     """
-    load_settings(request.app.settings, request.parameters)
-    check_queue(api, request.queue)
-    source = request.source
-    task_id = create_task(
-        project=request.project or request.app.title,
-        name=request.name or f"{request.app.title} instance",
-        repository=source.repository,
-        branch=source.branch,
-        commit=source.commit,
-        diff=source.diff,
-        entry_point=f"-m apps.{request.app.name}",
-        packages=source.packages,
+    for warning in load_settings(request.app.settings, request.parameters).warnings:
+        warn(warning)
+    queue_id = find_queue(api, request.queue)
+    project_id = ensure_project(api, request.project or request.app.title)
+    fields = task_fields(
+        request.app,
+        request.parameters,
+        request.source,
         container=request.container,
         container_arguments=request.container_arguments,
     )
-    api.call(
-        "tasks",
-        "edit_hyper_params",
-        task=task_id,
-        hyperparams=parameter_items(request.app.settings, request.parameters),
-        replace_hyperparams="all",
-    )
-    enqueue_task(task_id, request.queue)
+    name = request.name or instance_name(request.app)
+    task_id = create_task(api, name, project_id, fields)
+    enqueue_task(api, task_id, queue_id, request.queue)
     return task_id
 
 
-def check_queue(api: ClearMLApi, queue: str) -> None:
-    """Refuse a queue that does not exist, naming those that do.
+def launch_entry(
+    app: App,
+    entry: Mapping[str, Any],
+    source: Source,
+    api: ClearMLApi,
+    *,
+    container: str = "",
+    container_arguments: str = "",
+    warn: Callable[[str], None] = lambda text: None,
+) -> str:
+    """Launch what a form sends, as a server with application forms does; returns the task's ID.
+
+    Args:
+        app: The app.
+        entry: ``{field_name: value, "models": [...]}``, with the instance's name, project and queue.
+        source: Where the agent gets the program.
+        api: The server.
+        container: Image for agents in Docker mode.
+        container_arguments: Arguments for ``docker run``.
+        warn: Gets what the user should know about how the entry was read.
 
     Raises:
-        ControlPlaneError: There is no such queue.
+        ConfigurationError: All problems of the entry; nothing was created.
+        ControlPlaneError: No such queue, or the server refuses or cannot be reached.
     """
-    known = [str(row.get("name")) for row in api.call("queues", "get_all").get("queues", [])]
-    if queue not in known:
-        listed = ", ".join(sorted(known)) or "none"
-        raise ControlPlaneError(
-            f'There is no queue "{queue}" on {api.host} (there are: {listed}). Create it in the ClearML UI '
-            "or start an agent with --create-queue."
-        )
+    attributes, parameters = parameters_of_entry(app.settings, entry)
+    if not attributes.queue:
+        raise ConfigurationError([Problem("is required", title="Queue", path="queue")])
+    request = Launch(
+        app=app,
+        parameters=parameters,
+        queue=attributes.queue,
+        source=source,
+        project=attributes.project,
+        name=attributes.name,
+        container=container,
+        container_arguments=container_arguments,
+    )
+    return launch(request, api, warn)
 
 
-def agents_of(api: ClearMLApi, queue: str) -> list[str]:
-    """IDs of the workers that serve a queue now."""
-    workers = api.call("workers", "get_all", last_seen=_WORKER_TIMEOUT_S).get("workers", [])
-    return [
-        str(worker["id"])
-        for worker in workers
-        if any(entry.get("name") == queue for entry in worker.get("queues") or [])
-    ]
+def instance_name(app: App) -> str:
+    """The name of an instance that nobody gave one."""
+    return f"{app.title} instance"
+
+
+def create_task(api: ClearMLApi, name: str, project_id: str, fields: Mapping[str, Any]) -> str:
+    """Create a draft task with the fields of `task_fields`; returns its ID.
+
+    Raises:
+        ControlPlaneError: The server refuses it, in its own words.
+    """
+    try:
+        return str(api.call("tasks", "create", name=name, project=project_id, **fields)["id"])
+    except ServerAwayError:
+        raise
+    except ControlPlaneError as error:
+        raise ControlPlaneError(f'The task "{name}" could not be created: {error}') from error
+
+
+def enqueue_task(api: ClearMLApi, task_id: str, queue_id: str, queue: str) -> None:
+    """Put a task into a queue.
+
+    Raises:
+        ControlPlaneError: The server refuses it, in its own words; the task stays a draft.
+    """
+    try:
+        api.call("tasks", "enqueue", task=task_id, queue=queue_id)
+    except ControlPlaneError as error:
+        raise type(error)(
+            f'The task {task_id} was created, but not put into the queue "{queue}": {error}'
+        ) from error
