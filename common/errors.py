@@ -17,6 +17,7 @@
     │   ├── EngineConfigurationError  the engine refuses what it was told; restarting cannot help
     │   └── EngineCrashError          it died or hung; restarting may help
     ├── ControlPlaneError       the ClearML server or its agent
+    │   ├── RefusedError              the server does not do what it was asked
     │   └── ServerAwayError           the server cannot be reached now; trying again may help
     └── InternalError           our own mistake
 
@@ -186,6 +187,17 @@ class ControlPlaneError(DeployError):
     """The ClearML server or its agent did not do what was asked."""
 
     code = "control_plane"
+
+
+class RefusedError(ControlPlaneError):
+    """The ClearML server's answer is an error; `status` and `subcode` are its own codes."""
+
+    code = "refused"
+
+    def __init__(self, message: str, *, status: int, subcode: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+        self.subcode = subcode
 
 
 class ServerAwayError(ControlPlaneError):

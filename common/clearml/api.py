@@ -14,7 +14,7 @@ from typing import Any
 
 import requests
 
-from common.errors import ControlPlaneError, ServerAwayError
+from common.errors import ControlPlaneError, RefusedError, ServerAwayError
 
 # A few quick tries bridge a restart of the server; longer outages are the caller's to wait out.
 _LOGIN_TIMEOUT_S = 20.0
@@ -76,9 +76,11 @@ class ClearMLApi:
             ) from error
         meta = answer.get("meta", {})
         if meta.get("result_code") != 200:
-            raise ControlPlaneError(
+            raise RefusedError(
                 f"The ClearML server refused {service}.{action}: {meta.get('result_msg') or 'no reason given'} "
-                f"({meta.get('result_code')}/{meta.get('result_subcode')})."
+                f"({meta.get('result_code')}/{meta.get('result_subcode')}).",
+                status=int(meta.get("result_code") or 0),
+                subcode=int(meta.get("result_subcode") or 0),
             )
         data: dict[str, Any] = answer.get("data") or {}
         return data
@@ -110,6 +112,14 @@ class ClearMLApi:
             raise _login_error(self.host, login.error) from login.error
         self._session = login.session
         return self._session
+
+
+def task_page(project_id: str, task_id: str) -> str:
+    """The page of a task in the web UI of the configured server."""
+    from clearml.backend_api.session import Session
+
+    host = str(Session.get_app_server_host()).rstrip("/")
+    return f"{host}/projects/{project_id or '*'}/experiments/{task_id}/output/log"
 
 
 class _Login(threading.Thread):

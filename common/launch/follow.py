@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from common.clearml.api import ClearMLApi
+from common.errors import ControlPlaneError, RefusedError
 
 Stage = Literal["queued", "picked up", "downloading", "loading", "ready", "ended"]
 _POLL_S = 0.1
+# How servers answer for an ID that is none, and for one that they do not show.
+_NOT_FOR_YOU = (400, 401, 403, 404)
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,25 @@ def read_task(api: ClearMLApi, task_id: str) -> Followed:
     Raises:
         ControlPlaneError: The server cannot be reached, or knows no such task.
     """
-    task = api.call("tasks", "get_by_id", task=task_id)["task"]
-    return interpret(task)
+    return interpret(find_task(api, task_id))
+
+
+def find_task(api: ClearMLApi, task_id: str) -> dict[str, Any]:
+    """A task as the server gives it.
+
+    Raises:
+        ControlPlaneError: There is no such task, it may not be read, or the server cannot be reached.
+    """
+    try:
+        task: dict[str, Any] = api.call("tasks", "get_by_id", task=task_id)["task"]
+    except RefusedError as error:
+        if error.status not in _NOT_FOR_YOU:
+            raise
+        raise ControlPlaneError(
+            f"There is no task {task_id} on {api.host}, or you may not read it: `clearml-deploy list --all` "
+            "shows those that you may."
+        ) from error
+    return task
 
 
 def interpret(task: dict[str, Any]) -> Followed:
