@@ -13,10 +13,10 @@ from apps.vllm.discovery import catalogue_engine, find_engine, preview_engine, r
 from apps.vllm.environments.installer import install_environment
 from apps.vllm.extras import model_extras
 from apps.vllm.facts import Build
-from apps.vllm.inspection import check_model_config, inspect_model
+from apps.vllm.inspection import check_adapters, check_model_config, inspect_model
 from apps.vllm.installed import VllmEngine
 from apps.vllm.options import VllmSettings
-from common.errors import EngineMissingError, InternalError, Problem
+from common.errors import InternalError, Problem
 from common.models.fetch import ModelFiles
 from common.models.memory import AvailableMemory
 from common.options.settings import ModelOptions
@@ -85,9 +85,7 @@ class VllmApp:
         """
         if not isinstance(engine, VllmEngine):
             raise InternalError(f"{engine.label} is no engine of {self.title}")
-        if not engine.is_installed:
-            if engine.environment is None:
-                raise EngineMissingError(f"{engine.label} is known by its flags alone.")
+        if engine.environment is not None and not engine.is_installed:
             install_environment(engine.environment, environ, report, cancel)
         report(f"Reading the flags of {engine.label} ...")
         self._engine = ready_engine(engine, settings, environ, cancel)
@@ -106,6 +104,16 @@ class VllmApp:
     ) -> list[Problem]:
         """Problems that a repository's ``config.json`` tells, before its weights are fetched. Pure."""
         return check_model_config(where, model, settings, config)
+
+    def check_companions(self, plan: ModelPlan, settings: AnySettings) -> None:
+        """Check that the engine takes adapters of such ranks. Blocks for milliseconds.
+
+        Raises:
+            ModelFormatError: An adapter's configuration cannot be read.
+            ConfigurationError: A rank is above "Max LoRA Rank".
+        """
+        if self._engine is not None:
+            check_adapters(plan, settings, self._engine.facts)
 
     def inspect(
         self, plan: ModelPlan, files: ModelFiles, settings: AnySettings, memory: AvailableMemory

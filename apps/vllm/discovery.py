@@ -104,7 +104,9 @@ def ready_engine(
         FetchCancelledError: `cancel` was set.
     """
     if engine.python is None:
-        raise EngineMissingError(f"{engine.label} is known by its flags alone.")
+        raise EngineMissingError(
+            f"{engine.label} is known by its flags alone: its commands can be shown, not run."
+        )
     catalogue = read_catalogue(engine.python, environ, catalogue_folder(environ), cancel=cancel)
     facts = replace(engine.facts, catalogue=catalogue)
     facts = _on_machine(facts, settings, environ, facts.gpus)

@@ -88,7 +88,7 @@ def assignment_problems(
             )
         elif module.endpoint is not None and module.endpoint not in endpoint_names:
             problems.append(
-                f"{module.name!r} is for the endpoint {module.endpoint!r}, which there is not; "
+                f"{module.name!r} is for the endpoint {module.endpoint!r}, which no model has; "
                 f"known: {known}"
             )
     return tuple(problems)

@@ -150,9 +150,10 @@ class Instance:
         await model.stop(_ENGINE_GRACE_S)
 
     async def sleep(self, name: str) -> None:
-        """The CPU tier needs the memory manager, which this engine does not have yet."""
+        """Refuse: moving a model to CPU memory is not done yet."""
         raise RequestError(
-            f'The model "{name}" cannot be put to sleep: its engine has no CPU tier. Unload it instead.',
+            f'The model "{name}" cannot be put to sleep: this version cannot move models to CPU memory. '
+            "Unload it instead.",
             status=409,
             code="not_supported",
         )

@@ -79,7 +79,7 @@ def check_adapters(names: Sequence[str], extras: Mapping[str, ModelExtras]) -> N
                 message = f'the adapter "{adapter}" of "{model}" cannot be served: {wrong}'
                 problems.append(Problem(message))
             if adapter in taken:
-                message = f'"{adapter}", an adapter of "{model}", is also another name here'
+                message = f'"{adapter}", an adapter of "{model}", is also the name of another adapter or model'
                 problems.append(Problem(f"{message}; rename one of them"))
             taken.add(adapter)
     if problems:

@@ -99,7 +99,7 @@ def test_a_preview_shows_companions_and_ports_without_having_them(tmp_path: Path
 
 def test_adapters_are_checked_before_anything_is_opened() -> None:
     taken = StubApp({}, extra={"a/b/c.gguf": ModelExtras(adapters=("a/b/c.gguf",))})
-    with pytest.raises(ConfigurationError, match="is also another name here"):
+    with pytest.raises(ConfigurationError, match="is also the name of another"):
         check_parameters(taken, {"Model/model": "a/b/c.gguf"}, {})
 
 

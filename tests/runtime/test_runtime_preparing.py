@@ -28,7 +28,7 @@ from common.runtime.app import Companion, ModelExtras
 from tests.fakes.hub_server import HubServer
 from tests.runtime.running_instance import KEY, Running, running, serving, until
 from tests.runtime.stub_app import StubApp
-from tests.vllm.tiny_models import make_model
+from tests.vllm.tiny_models import make_adapter, make_model
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
@@ -187,7 +187,7 @@ async def test_what_config_json_tells_comes_before_the_weights(
 async def test_companions_are_fetched_before_the_weights_and_shared(
     tmp_path: Path, hub: HubServer
 ) -> None:
-    adapter = make_model(tmp_path / "adapter")
+    adapter = make_adapter(tmp_path / "adapter")
     words = Companion("tokenizer", "org/words", "Tokenizer", "Model/tokenizer", want="tokenizer")
     lora = Companion("lora:sql", str(adapter), "LoRA Modules", "LoRA/lora_modules")
     extra = {"a": ModelExtras((words, lora), ("sql",)), "b": ModelExtras((words,))}
@@ -208,6 +208,34 @@ async def test_companions_are_fetched_before_the_weights_and_shared(
     assert f"[a] lora:sql at {adapter}" in out
 
 
+async def test_a_model_in_an_adapters_place_is_refused_before_its_weights(
+    tmp_path: Path, hub: HubServer
+) -> None:
+    wrong = Companion("lora:sql", "org/two", "LoRA Modules", "LoRA/lora_modules")
+    app = StubApp({}, wants="repository", extra={"a": ModelExtras((wrong,), ("sql",))})
+    async with serving(app, tmp_path, {"a": "org/one"}) as it:
+        error = await failure(it)
+    assert '"LoRA Modules" (LoRA/lora_modules): org/two is no LoRA adapter' in str(error)
+    assert not [name for name in contents(hub) if name.endswith(".safetensors")]
+
+
+async def test_what_comes_with_a_model_is_checked_before_its_weights(
+    tmp_path: Path, hub: HubServer
+) -> None:
+    adapter = make_adapter(tmp_path / "adapter")
+    lora = Companion("lora:sql", str(adapter), "LoRA Modules", "LoRA/lora_modules")
+    app = StubApp(
+        {},
+        wants="repository",
+        extra={"a": ModelExtras((lora,), ("sql",))},
+        companion_problems=[Problem("rank 64", "Max LoRA Rank", "LoRA/max_lora_rank")],
+    )
+    async with serving(app, tmp_path, {"a": "org/one"}) as it:
+        error = await failure(it)
+    assert "rank 64" in str(error)
+    assert "model.safetensors" not in contents(hub)
+
+
 async def test_a_companion_that_is_not_there_is_told_with_its_option(
     tmp_path: Path, hub: HubServer
 ) -> None:
@@ -224,8 +252,8 @@ async def test_a_companion_that_is_not_there_is_told_with_its_option(
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (("m", "n"), '"n", an adapter of "m", is also another name'),
-        (("sql", "sql"), '"sql", an adapter of "m", is also another name'),
+        (("m", "n"), '"n", an adapter of "m", is also the name of another'),
+        (("sql", "sql"), '"sql", an adapter of "m", is also the name of another'),
         (("s q l",), "white space"),
         (("v1",), "route of the gateway itself"),
     ],

@@ -283,7 +283,7 @@ def test_of_two_processes_one_installs_and_the_other_waits(
 
         install_environment(environment, environ, report, threading.Event())
         output, errors = other.communicate(timeout=60)
-    assert "Another instance installs vLLM 9.0.0" in said[0]
+    assert "Another instance is installing vLLM 9.0.0" in said[0]
     assert other.returncode == 0, errors
     assert output.strip() == str(environment.folder)
     assert index.fetched == ["vllm-9.0.0-py3-none-any.whl"]

@@ -110,7 +110,7 @@ def test_adapters_that_belong_to_no_model_are_refused_together() -> None:
     assert len(messages) == 3
     assert "write endpoint:a=" in messages[0]
     assert '"m", "n"' in messages[0]
-    assert '\'q\', which there is not; known: "m", "n"' in messages[1]
+    assert '\'q\', which no model has; known: "m", "n"' in messages[1]
     assert "'n' is the endpoint name of a model" in messages[2]
 
 

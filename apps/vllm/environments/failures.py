@@ -16,7 +16,7 @@ _NEAR = 4
 _DISK_FULL = re.compile(
     r"no space left on device|disk quota exceeded|os error (28|122)\b|errno (28|122)\b", re.I
 )
-_AWAY = re.compile(
+_UNREACHABLE = re.compile(
     r"failed to establish a new connection|max retries exceeded|connection (refused|reset|timed out)"
     r"|temporary failure in name resolution|name or service not known|nameresolutionerror"
     r"|error sending request|dns error|failed to fetch|could not connect|tcp connect error"
@@ -44,9 +44,9 @@ def says_none_found(output: Sequence[str]) -> bool:
     return any(_NONE_FOUND.search(line) for line in output)
 
 
-def says_away(output: Sequence[str]) -> bool:
+def says_unreachable(output: Sequence[str]) -> bool:
     """Whether the installer did not reach an index."""
-    return any(_AWAY.search(line) for line in output)
+    return any(_UNREACHABLE.search(line) for line in output)
 
 
 def versions_found(output: Sequence[str]) -> list[str]:
@@ -90,22 +90,15 @@ def explain(
         free: How much disk is free, for people.
         others: Versions of the package that there are, where the wanted one is not.
     """
-    title, text = environment.title, "\n".join(output)
+    text = "\n".join(output)
     if _DISK_FULL.search(text):
         return (
-            f"The disk filled up while {title} was installed into {environment.folder} ({free} are "
-            "free). Free some space, or put the cache on a larger disk (CLEARML_DEPLOY_CACHE)."
+            f"The disk filled up while {environment.title} was installed into {environment.folder} "
+            f"({free} are free). Free some space, or put the cache on a larger disk "
+            "(CLEARML_DEPLOY_CACHE)."
         )
-    if _DENIED.search(text):
-        return (
-            f"{title} cannot be installed: the package index refuses the worker's credentials (401 or "
-            "403). See the settings of pip on the worker."
-        )
-    if _AWAY.search(text) and not versions_found(output):
-        return (
-            f"{title} cannot be installed: the package index cannot be reached ({_line_of(_AWAY, output)})."
-            " See the worker's network, or name a mirror for pip (PIP_INDEX_URL)."
-        )
+    if trouble := _index_trouble(output):
+        return f"{environment.title} cannot be installed: {trouble}"
     is_it = says_none_found(output) and re.search(
         rf"\b{re.escape(package)}=={re.escape(str(environment.version))}(?![\w.])", text
     )
@@ -113,9 +106,24 @@ def explain(
         return _no_such_version(environment, package, output, others)
     last = "\n".join(f"  {line}" for line in output[-SHOWN_LINES:])
     return (
-        f"{title} cannot be installed: {doing} failed. The installer's output is in "
+        f"{environment.title} cannot be installed: {doing} failed. The installer's output is in "
         f"{environment.log}; its last lines:\n{last}"
     )
+
+
+def _index_trouble(output: Sequence[str]) -> str:
+    """What is wrong with the package index itself, and what to do; empty where it answers."""
+    if any(_DENIED.search(line) for line in output):
+        return (
+            "the package index refuses the worker's credentials (401 or 403). See the settings of pip "
+            "on the worker."
+        )
+    if says_unreachable(output) and not versions_found(output):
+        return (
+            f"the package index cannot be reached ({_first_match(_UNREACHABLE, output)}). See the worker's "
+            "network, or name a mirror for pip (PIP_INDEX_URL)."
+        )
+    return ""
 
 
 def wrong_python(environment: EngineEnvironment, needs: str) -> str:
@@ -149,6 +157,6 @@ def _no_such_version(
     )
 
 
-def _line_of(pattern: re.Pattern[str], output: Sequence[str]) -> str:
+def _first_match(pattern: re.Pattern[str], output: Sequence[str]) -> str:
     found = next((line.strip() for line in output if pattern.search(line)), "")
     return found if len(found) <= 200 else f"{found[:200]}..."

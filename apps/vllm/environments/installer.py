@@ -24,14 +24,14 @@ from packaging.requirements import Requirement
 from apps.vllm.environments import packages
 from apps.vllm.environments.failures import (
     explain,
-    says_away,
     says_none_found,
+    says_unreachable,
     wrong_python,
 )
 from apps.vllm.environments.indexes import PYTORCH_CPU_INDEX
 from apps.vllm.environments.layout import EngineEnvironment
 from apps.vllm.environments.running import REPORT_EVERY_S, Ended, StepRunner
-from apps.vllm.environments.tools import Tool, choose_tool
+from apps.vllm.environments.tools import Resolution, Tool, choose_tool
 from common.errors import EngineMissingError
 from common.models.disk import RESERVE_BYTES, existing_parent
 from common.models.progress import check_cancelled, render_bytes
@@ -110,7 +110,7 @@ def _only_one(
             if now >= say_at:
                 say_at = now + REPORT_EVERY_S
                 report(
-                    f"Another instance installs {environment.title}; waiting ({now - started:.0f} s)"
+                    f"Another instance is installing {environment.title}: waiting ({now - started:.0f} s)"
                 )
     try:
         yield
@@ -208,13 +208,13 @@ class _Installation:
         wanted = packages.installed_requirements(folder, package)
         self._install_torch(packages.cpu_torch(wanted))
         apart = packages.named(wanted, packages.ASKS_FOR_TRITON)
-        asked = packages.but(wanted, [*packages.NOT_ON_CPU, *packages.ASKS_FOR_TRITON])
+        asked = packages.without(wanted, [*packages.NOT_ON_CPU, *packages.ASKS_FOR_TRITON])
         if apart:
             names = ", ".join(item.name for item in apart)
             self.install(f"step 3 of 4, {names}", "--no-deps", *map(str, apart))
         for item in apart:
             further = packages.installed_requirements(folder, item.name)
-            asked += packages.but(further, packages.NOT_ON_CPU)
+            asked += packages.without(further, packages.NOT_ON_CPU)
         self._install_requirements(asked)
         packages.name_as_vllm(folder, version)
 
@@ -227,7 +227,9 @@ class _Installation:
             self._expect(doing, first)
         doing = f"{doing} from {PYTORCH_CPU_INDEX}"
         second = self.try_install(doing, torch, extra_index=PYTORCH_CPU_INDEX)
-        if not second.is_done and (says_away(second.output) or says_none_found(second.output)):
+        if not second.is_done and (
+            says_unreachable(second.output) or says_none_found(second.output)
+        ):
             raise EngineMissingError(
                 f"{self.environment.title} needs {torch}, which neither pip's configured indexes nor "
                 f"{PYTORCH_CPU_INDEX} offer here. Put its wheel where pip looks (PIP_FIND_LINKS or "
@@ -276,20 +278,14 @@ class _Installation:
         """The nearest versions that there are; pip names them by itself."""
         if self.tool.uv is None:
             return []
+        quiet = replace(self.runner, report=lambda line: None)
         version = self.environment.version
         found = []
-        for bound, resolution in (("<", "highest"), (">", "lowest")):
+        bounds: tuple[tuple[str, Resolution], ...] = (("<", "highest"), (">", "lowest"))
+        for bound, resolution in bounds:
             source = self.temporary / f"{resolution}.in"
             source.write_text(f"{package}{bound}{version}", encoding="utf-8")
-            argv = [self.tool.uv, "pip", "compile", "--no-deps", "--no-header", "--no-annotate"]
-            argv += [
-                "--python",
-                str(self.environment.python),
-                "--resolution",
-                resolution,
-                str(source),
-            ]
-            quiet = replace(self.runner, report=lambda line: None)
+            argv = self.tool.resolve(self.environment, source, resolution)
             ended = quiet.run(
                 "looking for other versions", argv, self.tool.variables(self.temporary)
             )

@@ -82,7 +82,7 @@ def named(requirements: Iterable[Requirement], names: Iterable[str]) -> list[Req
     return [item for item in requirements if canonicalize_name(item.name) in wanted]
 
 
-def but(requirements: Iterable[Requirement], names: Iterable[str]) -> list[Requirement]:
+def without(requirements: Iterable[Requirement], names: Iterable[str]) -> list[Requirement]:
     """The requirements of all but these names."""
     unwanted = {canonicalize_name(name) for name in names}
     return [item for item in requirements if canonicalize_name(item.name) not in unwanted]

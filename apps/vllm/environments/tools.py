@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from packaging.version import Version
 
@@ -17,6 +18,9 @@ from apps.vllm.environments.layout import EngineEnvironment, without_foreign_pyt
 
 INSTALLER = "CLEARML_DEPLOY_INSTALLER"
 """The variable that, as ``pip``, keeps uv from being used where it is installed."""
+
+Resolution = Literal["highest", "lowest"]
+"""Which of the versions that fit is taken."""
 
 _SERVES_OTHERS = Version("22.3")
 """The first pip that installs for an interpreter without a pip."""
@@ -51,6 +55,17 @@ class Tool:
         if _serves_others():
             return [sys.executable, "-m", "pip", "--python", str(environment.python), "install"]
         return [str(environment.python), "-m", "pip", "install"]
+
+    def resolve(
+        self, environment: EngineEnvironment, source: Path, resolution: Resolution
+    ) -> list[str]:
+        """The command of uv that prints the version which a file of requirements comes to."""
+        assert self.uv is not None
+        python = str(environment.python)
+        return [
+            *(self.uv, "pip", "compile", "--no-deps", "--no-header", "--no-annotate"),
+            *("--python", python, "--resolution", resolution, str(source)),
+        ]
 
     def variables(self, temporary: Path, *, extra_index: str | None = None) -> dict[str, str]:
         """The whole environment of the commands.
