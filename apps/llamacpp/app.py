@@ -83,6 +83,9 @@ class LlamaCppApp:
         """A GGUF file's header is checked instead."""
         return []
 
+    def check_companions(self, plan: ModelPlan, settings: AnySettings) -> None:
+        """There are none."""
+
     def inspect(
         self, plan: ModelPlan, files: ModelFiles, settings: AnySettings, memory: AvailableMemory
     ) -> Inspection:

@@ -30,11 +30,17 @@ from common.errors import CapacityError, ConfigurationError, ModelFormatError, P
 from common.models.fetch import ModelFiles
 from common.models.memory import AvailableMemory, GpuMemory, MemoryNeed
 from common.models.progress import render_gib
-from common.models.repository import check_weights, read_json, read_tensors, weights_bytes
+from common.models.repository import (
+    ADAPTER_CONFIG,
+    check_weights,
+    read_json,
+    read_tensors,
+    weights_bytes,
+)
 from common.models.safetensors import count_parameters
 from common.runtime.app import AnySettings, Inspection, ModelPlan
 
-__all__ = ["check_model_config", "inspect_model"]
+__all__ = ["check_adapters", "check_model_config", "inspect_model"]
 
 _GIB = 2**30
 # What the processes of a tiny model hold beside its KV cache (1.34 GiB measured), and a little.
@@ -85,8 +91,7 @@ def inspect_model(
 
     Raises:
         ModelFormatError: No weights, some of them missing, or damaged.
-        ConfigurationError: An adapter's rank is above "Max LoRA Rank"; the GPUs do not divide the
-            attention heads.
+        ConfigurationError: The GPUs do not divide the attention heads.
         CapacityError: It cannot fit into `memory`; says what it needs and what there is.
     """
     flags = PassedFlags(write_vllm_command(plan, settings, facts).argv, facts.catalogue)
@@ -98,7 +103,6 @@ def inspect_model(
     for key, path in plan.companions.items():
         if key != "tokenizer":
             check_weights(path, f"the {key.replace('_', ' ').replace('lora:', 'LoRA adapter ')}")
-    _check_ranks(plan, flags, settings, facts)
     is_dummy = load_format == "dummy"
     stored = 0 if is_dummy else weights_bytes(folder)
     tensors = {} if is_dummy else read_tensors(folder)
@@ -118,7 +122,7 @@ def _read_config(folder: Path, name: str) -> Mapping[str, Any]:
     path = folder / "config.json"
     if path.is_file():
         return read_json(path, name)
-    adapter = folder / "adapter_config.json"
+    adapter = folder / ADAPTER_CONFIG
     if adapter.is_file():
         base = read_json(adapter, name).get("base_model_name_or_path")
         of = f" of {base}" if base else ""
@@ -144,9 +148,14 @@ def _tokens(flags: PassedFlags, config: Mapping[str, Any]) -> int | None:
 # -- LoRA -----------------------------------------------------------------------------------------
 
 
-def _check_ranks(
-    plan: ModelPlan, flags: PassedFlags, settings: AnySettings, facts: EngineFacts
-) -> None:
+def check_adapters(plan: ModelPlan, settings: AnySettings, facts: EngineFacts) -> None:
+    """Check a model's adapters, before the model itself is there. Blocks for milliseconds.
+
+    Raises:
+        ModelFormatError: The configuration of one cannot be read.
+        ConfigurationError: The rank of one is above "Max LoRA Rank".
+    """
+    flags = PassedFlags(write_vllm_command(plan, settings, facts).argv, facts.catalogue)
     limit = flags.whole("--max-lora-rank", _DEFAULT_RANK)
     ranks = {
         key.partition(":")[2]: _rank(path, key)
@@ -177,7 +186,7 @@ def _check_ranks(
 
 
 def _rank(folder: Path, key: str) -> int:
-    config = read_json(folder / "adapter_config.json", f"the {key.replace('lora:', 'adapter ')}")
+    config = read_json(folder / ADAPTER_CONFIG, f"the {key.replace('lora:', 'adapter ')}")
     patterns = config.get("rank_pattern")
     ranks = [config.get("r", 0), *(patterns.values() if isinstance(patterns, dict) else ())]
     return max(int(rank) for rank in ranks if isinstance(rank, int))

@@ -11,6 +11,9 @@ from common.errors import ModelFormatError
 from common.models.safetensors import StoredTensor, read_safetensors
 from common.models.selection import CONFIGS
 
+ADAPTER_CONFIG = "adapter_config.json"
+"""What a LoRA adapter has in place of a model's ``config.json``."""
+
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _PICKLED = ("*.bin", "*.pt", "*.pth")
 _SHOWN = 3

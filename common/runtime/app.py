@@ -176,6 +176,14 @@ class App(Protocol):
     ) -> list[Problem]:
         """Problems that a repository's ``config.json`` tells, before its weights are fetched. Pure."""
 
+    def check_companions(self, plan: ModelPlan, settings: AnySettings) -> None:
+        """Check what came with a model before the model itself is fetched, so `plan` has no files yet.
+
+        Raises:
+            ModelFormatError: Not what the engine can load.
+            ConfigurationError: The settings do not suit it.
+        """
+
     def with_catalogue(self, catalogue: Path) -> App:
         """This app with the engine's flags from a file, to show commands for another version.
 

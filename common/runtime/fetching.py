@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common.errors import ConfigurationError, DeployError
+from common.errors import ConfigurationError, DeployError, Problem
 from common.models.fetch import ModelFiles, fetch, peek
 from common.models.progress import FetchCancelledError, ProgressEvent
-from common.models.repository import read_json
+from common.models.repository import ADAPTER_CONFIG, read_json
 from common.models.use import InUse
 from common.options.settings import ModelOptions
 from common.runtime.app import Companion
@@ -74,6 +74,8 @@ class Fetching:
             DeployError: As `fetch`, with the option's title and path.
         """
         key = (companion.reference, companion.revision, companion.want)
+        if companion.key.startswith("lora:"):
+            await self._check_adapter(companion)
         fetching = self._companions.get(key)
         if fetching is None:
             label = _label(companion)
@@ -95,6 +97,29 @@ class Fetching:
         await asyncio.gather(*self._companions.values(), return_exceptions=True)
         for held in self._in_use:
             held.release()
+
+    async def _check_adapter(self, companion: Companion) -> None:
+        """Refuse a whole model in an adapter's place before its weights come."""
+        try:
+            found = await in_background(
+                peek,
+                companion.reference,
+                token=self._token,
+                revision=companion.revision,
+                names=(ADAPTER_CONFIG, _CONFIG),
+                cancel=self._cancel,
+            )
+        except FetchCancelledError:
+            raise
+        except DeployError as error:
+            raise _about(companion, error) from error
+        # Of a ClearML model nothing is known before it is fetched.
+        if found and ADAPTER_CONFIG not in found:
+            message = (
+                f"{companion.reference} is no LoRA adapter: it has no {ADAPTER_CONFIG}, and a model's "
+                f"{_CONFIG}. Give the adapter that was trained for the model"
+            )
+            raise ConfigurationError([Problem(message, companion.title, companion.path)])
 
     async def _fetch(self, reference: str, revision: str | None, want: str, say: Say) -> ModelFiles:
         # One for each: fetches run in threads, and an `InUse` belongs to one of them.

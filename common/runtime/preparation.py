@@ -7,6 +7,7 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from common.engines.contract import EngineAddress, EngineCommand, EngineSpec
 from common.engines.cpu import default_threads
@@ -153,16 +154,18 @@ class Preparation:
             companion.key: await self._fetching.companion(companion, say)
             for companion in extras.companions
         }
-        files = await self._fetching.model(model.options, self._app.wants, say)
         plan = ModelPlan(
             name=model.name,
             options=model.options,
-            path=files.first,
-            files=files.all,
+            path=Path(model.options.reference),
+            files=(),
             address=self._new_address(engine),
             threads=default_threads(len(self._settings.models)),
             companions=companions,
         )
+        await in_background(self._app.check_companions, plan, self._settings)
+        files = await self._fetching.model(model.options, self._app.wants, say)
+        plan = replace(plan, path=files.first, files=files.all)
         for line in await self._placement.place(plan, files):
             self._console.line(f"{model.name}: {line}")
         return plan

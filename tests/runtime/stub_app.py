@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from apps.llamacpp.options import LlamaCppSettings
 from common.engines.contract import Diagnosis, EngineCommand
-from common.errors import Problem
+from common.errors import ConfigurationError, Problem
 from common.models.fetch import ModelFiles
 from common.models.memory import AvailableMemory, MemoryNeed
 from common.options.settings import ModelOptions
@@ -75,6 +75,7 @@ class StubApp:
         installed: What the engine is after that, as changes of `StubEngine`.
         extra: What comes with the models, by their names.
         config_problems: What is wrong with the contents of a ``config.json``.
+        companion_problems: What is wrong with what comes with the models.
     """
 
     flags: Mapping[str, tuple[str, ...]]
@@ -86,6 +87,7 @@ class StubApp:
     installed: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, ModelExtras] = field(default_factory=dict)
     config_problems: Callable[[Mapping[str, Any]], list[Problem]] = lambda config: []
+    companion_problems: Sequence[Problem] = ()
 
     def find_engine(self, settings: AnySettings, environ: Mapping[str, str]) -> StubEngine:
         return StubEngine(self.flags)
@@ -116,6 +118,10 @@ class StubApp:
         self, where: str, model: ModelOptions, settings: AnySettings, config: Mapping[str, Any]
     ) -> list[Problem]:
         return self.config_problems(config)
+
+    def check_companions(self, plan: ModelPlan, settings: AnySettings) -> None:
+        if self.companion_problems:
+            raise ConfigurationError(self.companion_problems)
 
     def inspect(
         self, plan: ModelPlan, files: ModelFiles, settings: AnySettings, memory: AvailableMemory

@@ -9,7 +9,7 @@ import pytest
 
 from apps.vllm.catalogue import SHIPPED, load_catalogue
 from apps.vllm.facts import EngineFacts
-from apps.vllm.inspection import check_model_config, inspect_model
+from apps.vllm.inspection import check_adapters, check_model_config, inspect_model
 from apps.vllm.model_config import context_limit
 from apps.vllm.options import VllmSettings
 from common.engines.contract import EngineAddress
@@ -206,17 +206,24 @@ def test_companions_are_checked(tmp_path: Path) -> None:
 
 
 def test_rank_of_an_adapter_is_bounded(tmp_path: Path) -> None:
-    model = make_model(tmp_path / "m")
-    adapter = {"lora:sql": make_adapter(tmp_path / "a", rank=24)}
-    lora = {"LoRA/enable_lora": "true", "LoRA/lora_modules": f"sql={adapter['lora:sql']}"}
+    adapter = make_adapter(tmp_path / "a", rank=24)
+    lora = {"LoRA/enable_lora": "true", "LoRA/lora_modules": f"sql={adapter}"}
+
+    def check_rank(**parameters: Any) -> None:
+        settings = load(**lora, **parameters)
+        address = EngineAddress(socket_path=tmp_path / "s")
+        # The model is yet to be fetched.
+        plan = ModelPlan("tiny", settings.models[0], Path("org/repo"), (), address, 2)
+        check_adapters(replace(plan, companions={"lora:sql": adapter}), settings, CPU)
+
     with pytest.raises(ConfigurationError) as caught:
-        inspect(model, companions=adapter, **lora)
+        check_rank()
     assert "\"Max LoRA Rank\" (LoRA/max_lora_rank): the LoRA adapter 'sql' has rank 24" in str(
         caught.value
     )
     assert "16 is the limit when this is empty. Set it to 32" in str(caught.value)
-    inspect(model, companions=adapter, **lora, **{"LoRA/max_lora_rank": "32"})
-    inspect(model, companions=adapter, **lora, model_overrides='{"max_lora_rank": 32}')
+    check_rank(**{"LoRA/max_lora_rank": "32"})
+    check_rank(model_overrides='{"max_lora_rank": 32}')
 
 
 def test_host_without_memory_is_refused(tmp_path: Path) -> None:
