@@ -10,7 +10,7 @@ import pytest
 from apps.llamacpp.options import LlamaCppSettings
 from common.errors import ConfigurationError, Problem
 from common.options.loading import Loaded, flatten_config, load_settings, render_value
-from tests.forms import problems_of
+from tests.declarations import problems_of
 
 MODEL = {"Model/model": "provider/repo/model.gguf"}
 

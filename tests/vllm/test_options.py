@@ -13,7 +13,7 @@ from apps.vllm.request import EngineRequest
 from common.errors import ConfigurationError, Problem
 from common.options.loading import load_settings
 from common.options.shared import MemorySettings
-from tests.forms import Field, assert_declares, options_by_path, problems_of
+from tests.declarations import Field, assert_declares, options_by_path, problems_of
 
 MODEL = {"Model/model": "org/repo"}
 
