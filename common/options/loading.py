@@ -310,15 +310,11 @@ def _validate(
         checked = group.model_validate(remaining)
     further = reading.check(where or "Model", checked) if isinstance(checked, ModelOptions) else []
     for problem in [*checked.problems(), *further]:
-        # A full path is a shared option's: an engine finds its problem with every model.
-        is_own = "/" not in problem.path
-        path = path_of(problem.path) if is_own else problem.path
-        reading.add(
-            path,
-            problem.message,
-            problem.value,
-            shown=shown(problem.path) if is_own else None,
-        )
+        path, message, value = problem.path, problem.message, problem.value
+        if "/" in path:  # a shared option's: an engine finds its problem with every model
+            reading.add(path, message, value)
+        else:
+            reading.add(path_of(path), message, value, shown=shown(path))
     return checked, len(reading.problems) == before
 
 

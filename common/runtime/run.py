@@ -25,6 +25,7 @@ from common.runtime.checking import Checked, check_parameters
 from common.runtime.console import Console
 from common.runtime.exit_codes import exit_code_of
 from common.runtime.instance import Instance
+from common.runtime.not_yet import without_effect
 from common.runtime.offline_keys import forget_key, keep_key
 from common.runtime.reporting import STATUS_EVERY_S, Reporting
 from common.runtime.status import key_dashboard
@@ -180,22 +181,26 @@ class _Run:
                     instance.check_idle()
                     await reporting.tick()
         finally:
-            try:
-                await instance.drain()
-                if reporting is not None:
-                    await reporting.count_tokens(_LAST_COUNT_S)
-            finally:
-                self._ending_since = time.monotonic()
-                await instance.close()
-            if reporting is not None:
-                await reporting.write_scalars()
-                failed = instance.failure is not None
-                reporting.write_status("failed" if failed else "stopped")
+            await self._wind_down(instance, reporting)
         if instance.failure is not None:
             raise instance.failure
         if stop.reason is None:
             raise InternalError("the instance stopped without a reason")
         return stop.reason
+
+    async def _wind_down(self, instance: Instance, reporting: Reporting | None) -> None:
+        """Drain, end everything, and write the last reports."""
+        try:
+            await instance.drain()
+            if reporting is not None:
+                await reporting.count_tokens(_LAST_COUNT_S)
+        finally:
+            self._ending_since = time.monotonic()
+            await instance.close()
+        if reporting is not None:
+            await reporting.write_scalars()
+            failed = instance.failure is not None
+            reporting.write_status("failed" if failed else "stopped")
 
     def _announce(self, instance: Instance, settings: AnySettings) -> None:
         """Say where the instance is reached, on the console and in ``Status/*``."""
@@ -275,25 +280,6 @@ class _Run:
 def _worker_message(ending: Ending) -> str:
     """The task's message: with "worker" in it the SDK leaves this process alone."""
     return f"{ending} on worker {socket.gethostname()}"
-
-
-# Options of the form whose work is not done yet: said, not silently dropped.
-_NOT_YET = {
-    "enable_automatic_cpu_offloading": "models stay where they are loaded",
-    "enable_disk_swapping": "models stay where they are loaded",
-    "max_cuda_memory_gib": "the engine uses the GPUs as they are",
-    "cuda_memory_manager_minimum_threshold": "nothing is moved out of the GPUs",
-    "gateway_route": "the instance is reached at the worker's address or General/public_url",
-}
-
-
-def without_effect(settings: AnySettings) -> list[str]:
-    """What the user set for the instance that this version does not do yet, in words."""
-    return [
-        f'"{option.title}" ({option.path}) has no effect yet: {_NOT_YET[option.name]}.'
-        for option, value in settings.given_shared()
-        if value and option.name in _NOT_YET
-    ]
 
 
 def _configure_console(console: Console, settings: AnySettings) -> None:

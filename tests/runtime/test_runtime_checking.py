@@ -18,8 +18,8 @@ from common.errors import ConfigurationError, EngineMissingError, Problem
 from common.options.loading import load_settings
 from common.runtime.app import AnySettings, Companion, InstalledEngine, ModelExtras
 from common.runtime.checking import check_configs, check_engine, check_parameters
+from common.runtime.not_yet import without_effect
 from common.runtime.preview import preview
-from common.runtime.run import without_effect
 from tests.runtime.stub_app import StubApp, StubEngine
 
 ROOT = Path(__file__).parents[2]
