@@ -27,6 +27,7 @@ _COMMANDS = {
     "stop": ("common.cli.tasks", "Stop an instance: it drains first."),
     "keys": ("common.cli.keys", "Further API keys in a key file."),
     "docs": ("common.cli.docs", "Write or check the pages derived from the options."),
+    "forms": ("common.cli.forms", "The launch forms of servers that have application forms."),
     "bench": ("common.cli.bench", "The benchmarks of a checkout."),
     "cache": ("common.cli.cache", "Models cached on this machine."),
 }
