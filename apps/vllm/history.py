@@ -1,9 +1,8 @@
 """What became of vLLM's flags: the words for an option that a version does not have.
 
 Whether a version has a flag is told by its catalogue alone. Here stands what a catalogue cannot tell:
-since when a flag is gone, why, and what comes nearest. Twelve versions were looked at (0.4.3, 0.6.6,
-0.7.2, 0.8.5, 0.9.2, 0.10.0, 0.11.2, 0.14.1, 0.20.2, 0.27.1, 0.32.0, 0.33.0): ``gone`` is the first of
-them without the flag and ``last`` the one before, so that the change lies between the two.
+since when a flag is gone, why, and what comes nearest. The parsers of the releases from 0.6.6 to 0.33.0
+were read on both sides of each change, so the versions here are those of the change itself.
 """
 
 from __future__ import annotations
@@ -20,17 +19,15 @@ class FlagHistory:
     """What is known of one flag beside the catalogues.
 
     Attributes:
-        since: First version seen with it, where that is later than 0.6.6; empty else.
-        last: Last version seen with it, empty while it is there.
-        gone: First version seen without it again, empty while it is there.
-        inert: First version seen that takes it and does nothing with it.
+        since: First version with it, where that is later than 0.6.6; empty else.
+        gone: First version without it again, empty while it is there.
+        inert: First version that takes it and does nothing with it.
         why: What happened to the feature, a part of a sentence.
         nearest: What to look at instead.
-        values: Values that went although the flag stayed -> first version seen without each.
+        values: Values that went although the flag stayed -> first version without each.
     """
 
     since: str = ""
-    last: str = ""
     gone: str = ""
     inert: str = ""
     why: str = ""
@@ -43,107 +40,95 @@ _SPECULATIVE = "speculative decoding is configured as one JSON value"
 _CONFIG = "--speculative-config"
 _PROMPT_ADAPTERS = "prompt adapters were removed"
 _TOKENIZER_POOL = "the pool of tokenizers was removed"
-_SPECULATIVE_FLAG = FlagHistory(last="0.7.2", gone="0.8.5", why=_SPECULATIVE, nearest=_CONFIG)
-_POOL_FLAG = FlagHistory(last="0.9.2", gone="0.10.0", inert="0.8.5", why=_TOKENIZER_POOL)
-_V0_FLAG = FlagHistory(last="0.10.0", gone="0.11.2", why=_V0)
+_SPECULATIVE_FLAG = FlagHistory(gone="0.8.3", why=_SPECULATIVE, nearest=_CONFIG)
+_POOL_FLAG = FlagHistory(gone="0.10.0", inert="0.8.5", why=_TOKENIZER_POOL)
+_V0_FLAG = FlagHistory(gone="0.11.0", why=_V0)
 _HF_OVERRIDES = "--hf-overrides"
 
 HISTORY: Final[Mapping[str, FlagHistory]] = {
-    "--device": FlagHistory(
-        last="0.9.2", gone="0.10.0", inert="0.9.2", why="vLLM detects what it runs on"
-    ),
+    "--device": FlagHistory(gone="0.10.0", inert="0.9.0", why="vLLM detects what it runs on"),
     "--disable-async-output-proc": _V0_FLAG,
     "--disable-log-requests": FlagHistory(
-        last="0.14.1",
-        gone="0.20.2",
+        gone="0.17.0",
         why="requests are no longer logged unless asked for",
         nearest="--enable-log-requests, its opposite",
     ),
     "--disable-logprobs-during-spec-decoding": _SPECULATIVE_FLAG,
     "--enable-lora-bias": FlagHistory(
-        last="0.10.0", gone="0.11.2", why="adapters with a bias are no longer supported"
+        gone="0.11.1", why="adapters with a bias are no longer supported"
     ),
     "--enable-prompt-adapter": FlagHistory(
-        last="0.10.0", gone="0.11.2", inert="0.10.0", why=_PROMPT_ADAPTERS, nearest="LoRA adapters"
+        gone="0.10.2", inert="0.10.0", why=_PROMPT_ADAPTERS, nearest="LoRA adapters"
     ),
     "--enable-reasoning": FlagHistory(
-        since="0.7.2",
-        last="0.9.2",
+        since="0.7.1",
         gone="0.10.0",
-        inert="0.9.2",
+        inert="0.9.0",
         why="a reasoning parser alone turns reasoning on",
         nearest="--reasoning-parser",
     ),
     "--guided-decoding-backend": FlagHistory(
-        last="0.11.2",
-        gone="0.14.1",
-        inert="0.11.2",
+        gone="0.12.0",
+        inert="0.11.0",
         why="guided decoding became structured outputs",
         nearest="--structured-outputs-config",
     ),
-    "--long-lora-scaling-factors": FlagHistory(
-        last="0.9.2", gone="0.10.0", why="LongLoRA was removed"
-    ),
+    "--long-lora-scaling-factors": FlagHistory(gone="0.10.0", why="LongLoRA was removed"),
     "--lora-dtype": FlagHistory(values={"float32": "0.6.6"}),
     "--lora-extra-vocab-size": FlagHistory(
-        last="0.11.2",
-        gone="0.14.1",
+        gone="0.12.0",
         why="adapters with tokens of their own are no longer supported",
     ),
     "--max-paddings": FlagHistory(
         gone="0.4.3", why="batches are no longer padded", nearest="--max-num-batched-tokens"
     ),
     "--max-parallel-loading-workers": FlagHistory(
-        inert="0.11.2", why="weights are no longer loaded in batches of workers"
+        inert="0.11.1", why="weights are no longer loaded in batches of workers"
     ),
     "--max-prompt-adapter-token": FlagHistory(
-        last="0.9.2", gone="0.10.0", why=_PROMPT_ADAPTERS, nearest="LoRA adapters"
+        gone="0.10.0", why=_PROMPT_ADAPTERS, nearest="LoRA adapters"
     ),
     "--max-seq-len-to-capture": FlagHistory(
-        last="0.10.0",
-        gone="0.11.2",
+        gone="0.11.0",
         why="CUDA graphs are sized by the tokens of a batch, not by the length of a sequence",
         nearest="--max-cudagraph-capture-size (in tokens of a batch)",
     ),
     "--model-impl": FlagHistory(since="0.7.2"),
     "--num-lookahead-slots": FlagHistory(
-        last="0.11.2",
-        gone="0.14.1",
-        inert="0.11.2",
+        gone="0.12.0",
+        inert="0.11.0",
         why="vLLM derives it from the number of speculative tokens",
     ),
-    "--num-scheduler-steps": _V0_FLAG,
+    "--num-scheduler-steps": FlagHistory(gone="0.10.1", why=_V0),
     "--override-pooler-config": FlagHistory(
-        last="0.11.2", gone="0.14.1", why="it was renamed", nearest="--pooler-config"
+        gone="0.12.0", why="it was renamed", nearest="--pooler-config"
     ),
     "--preemption-mode": _V0_FLAG,
     "--quantization": FlagHistory(
         values={
-            "aqlm": "0.11.2",
-            "marlin": "0.11.2",
-            "hqq": "0.20.2",
-            "gguf": "0.27.1",
-            "bitsandbytes": "0.32.0",
+            "aqlm": "0.10.1",
+            "marlin": "0.10.2",
+            "hqq": "0.15.0",
+            "gguf": "0.24.0",
+            "bitsandbytes": "0.28.0",
         }
     ),
-    "--reasoning-parser": FlagHistory(since="0.7.2"),
+    "--reasoning-parser": FlagHistory(since="0.7.1"),
     "--rope-scaling": FlagHistory(
-        last="0.10.0", gone="0.11.2", why="it is part of the model's config", nearest=_HF_OVERRIDES
+        gone="0.11.1", why="it is part of the model's config", nearest=_HF_OVERRIDES
     ),
     "--rope-theta": FlagHistory(
-        last="0.10.0", gone="0.11.2", why="it is part of the model's config", nearest=_HF_OVERRIDES
+        gone="0.11.1", why="it is part of the model's config", nearest=_HF_OVERRIDES
     ),
     "--scheduler-delay-factor": _V0_FLAG,
     "--swap-space": FlagHistory(
-        last="0.14.1",
-        gone="0.20.2",
-        inert="0.11.2",
+        gone="0.18.0",
+        inert="0.11.0",
         why="the KV cache no longer swaps",
         nearest="--kv-offloading-size (another feature)",
     ),
     "--task": FlagHistory(
-        last="0.11.2",
-        gone="0.14.1",
+        gone="0.13.0",
         why="it became two flags",
         nearest="--runner and --convert",
     ),
@@ -194,8 +179,6 @@ def why_missing(flag: str, version: str) -> str:
     reasons = []
     if known.gone and release >= Version(known.gone):
         reasons.append(f"absent from {known.gone} on")
-    elif known.last and release > Version(known.last):
-        reasons.append(f"it went after {known.last}")
     return _sentence(text, [*reasons, known.why], known.nearest)
 
 

@@ -260,7 +260,7 @@ def test_overrides_give_what_the_parser_takes(
         ({"max_len": 1}, "max_len is no flag of this engine; did you mean --max-log-len?"),
         (
             {"rope_theta": 1},
-            "rope_theta is no flag of this engine: vLLM 0.32.0 has no --rope-theta: absent from 0.11.2 on; "
+            "rope_theta is no flag of this engine: vLLM 0.32.0 has no --rope-theta: absent from 0.11.1 on; "
             "it is part of the model's config. Nearest: --hf-overrides",
         ),
         ({"max_model": 1}, "max_model is no flag of this engine; did you mean --max-model-len?"),

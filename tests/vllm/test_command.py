@@ -436,7 +436,7 @@ def test_a_version_that_nobody_has_seen() -> None:
         "Advanced/hf_overrides",
     }
     assert reasons(command)["Model/enforce_eager"] == "vLLM 0.99.0 has no --enforce-eager"
-    assert "absent from 0.11.2 on" in reasons(command)["Model/rope_theta"]
+    assert "absent from 0.11.1 on" in reasons(command)["Model/rope_theta"]
 
 
 def test_adapters_go_to_their_models() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from apps.vllm.history import why_inert, why_missing, why_value_missing
 from common.engines.contract import EngineCommand
-from tests.vllm.samples import check, json_of, names_in, value_of, write
+from tests.vllm.samples import changed, check, json_of, names_in, value_of, write
 
 ROPE = '{"rope_type":"dynamic","factor":2.0}'
 
@@ -209,13 +209,13 @@ def test_translated(version: str, parameters: dict[str, Any], to: str) -> None:
         (
             "0.32.0",
             {"Model/swap_space": 4},
-            "vLLM 0.32.0 has no --swap-space: absent from 0.20.2 on; the KV cache no longer swaps. "
+            "vLLM 0.32.0 has no --swap-space: absent from 0.18.0 on; the KV cache no longer swaps. "
             "Nearest: --kv-offloading-size (another feature)",
         ),
         (
             "0.11.2",
             {"Model/swap_space": 4},
-            "vLLM 0.11.2 accepts --swap-space and does nothing with it: known from 0.11.2 on; the "
+            "vLLM 0.11.2 accepts --swap-space and does nothing with it: known from 0.11.0 on; the "
             "KV cache no longer swaps. Nearest: --kv-offloading-size (another feature)",
         ),
         ("0.11.2", {"Model/num_lookahead_slots": 4}, "does nothing with it"),
@@ -225,7 +225,7 @@ def test_translated(version: str, parameters: dict[str, Any], to: str) -> None:
         ("0.33.0", {"LoRA/max_lora_rank": 1024}, "takes a rank of 512 at most"),
         ("0.33.0", {"LoRA/lora_dtype": "float32"}, "no 'float32' for --lora-dtype"),
         ("0.7.2", {"LoRA/lora_dtype": "float32"}, "no 'float32' for --lora-dtype"),
-        ("0.32.0", {"Model/quantization": "bitsandbytes"}, "absent from 0.32.0 on"),
+        ("0.32.0", {"Model/quantization": "bitsandbytes"}, "absent from 0.28.0 on"),
         (
             "0.10.0",
             {"Model/multimedia_limit_per_prompt": '{"image": {"count": 1}}'},
@@ -241,11 +241,15 @@ def test_translated(version: str, parameters: dict[str, Any], to: str) -> None:
         ("0.7.2", {"General/guided_decoding_backend": "guidance"}, "not 'guidance'"),
         ("0.33.0", {"Model/num_speculative_tokens": 3}, "no Speculative model is set"),
         ("0.7.2", {"Model/num_speculative_tokens": 3}, "no Speculative model is set"),
-        ("0.10.0", {"Model/speculative_model": "org/draft"}, "refused from 0.10.0 to 0.14.1"),
-        ("0.14.1", {"Model/speculative_model": "org/draft"}, "refused from 0.10.0 to 0.14.1"),
+        ("0.10.0", {"Model/speculative_model": "org/draft"}, "the V1 engine has it from 0.15.0 on"),
+        ("0.14.1", {"Model/speculative_model": "org/draft"}, "of the kind 'draft_model'"),
+        ("0.14.1", {"Model/speculative_model": "org/x-DFlash"}, "of the kind 'dflash'"),
+        ("0.8.5", {"Model/speculative_model": "org/x-DFlash"}, "of the kind 'dflash'"),
+        ("0.7.2", {"Model/speculative_model": "org/EAGLE3-x"}, "has it from 0.8.5 on"),
+        ("0.20.2", {"Model/speculative_model": "org/mlp-speculator"}, "only the V0 engine had it"),
         ("0.33.0", {"Model/speculative_model": "org/medusa"}, "of the kind 'medusa'"),
         ("0.33.0", {"Model/enable_reasoning": True}, "a Reasoning Parser is what turns it on"),
-        ("0.6.6", {"Model/enable_reasoning": True}, "--enable-reasoning: it is known from 0.7.2"),
+        ("0.6.6", {"Model/enable_reasoning": True}, "--enable-reasoning: it is known from 0.7.1"),
     ],
 )
 def test_unavailable(version: str, parameters: dict[str, Any], reason: str) -> None:
@@ -308,7 +312,6 @@ def test_unavailable(version: str, parameters: dict[str, Any], reason: str) -> N
                 "method": "draft_model",
                 "model": "org/draft",
                 "num_speculative_tokens": 5,
-                "rejection_sample_method": "strict",
             },
         ),
         (
@@ -321,7 +324,6 @@ def test_unavailable(version: str, parameters: dict[str, Any], reason: str) -> N
                 "method": "draft_model",
                 "model": "org/draft",
                 "num_speculative_tokens": 5,
-                "rejection_sample_method": "standard",
             },
         ),
         (
@@ -371,7 +373,59 @@ def test_speculation_that_only_the_old_engine_could_tune() -> None:
         "Model/speculative_decoding_acceptance_method",
     }
     by_size = reasons["Model/speculative_disable_by_batch_size"]
-    assert "Nearest: num_speculative_tokens_per_batch_size, from 0.27.1" in by_size
+    assert "Nearest: num_speculative_tokens_per_batch_size, from 0.24.0" in by_size
+
+
+@pytest.mark.parametrize(
+    ("version", "model", "is_refused"),
+    [
+        ("0.7.2", "org/draft", True),
+        ("0.8.5", "org/draft", True),
+        ("0.8.5", "org/medusa", True),
+        ("0.8.5", "org/EAGLE-x", False),
+        ("0.9.2", "org/medusa", False),
+        ("0.9.2", "[ngram]", False),
+    ],
+)
+def test_early_v1_speculates_in_some_ways(version: str, model: str, is_refused: bool) -> None:
+    given = {"Model/speculative_model": model, "Model/num_speculative_tokens": 3}
+    command = write(version, **given, **{"General/use_v1_engine": True})
+    refused = {i.path for i in command.unavailable if '"Use V1 Engine" is on' in i.reason}
+    assert refused == (set(given) if is_refused else set())
+    assert not write(version, **given).unavailable
+
+
+@pytest.mark.parametrize(
+    ("version", "config"),
+    [
+        ("0.11.0", {"pooling_type": "MEAN", "normalize": True}),
+        ("0.11.2", {"pooling_type": "MEAN", "use_activation": True}),
+    ],
+)
+def test_a_poolers_keys_change_after_its_flag(version: str, config: dict[str, Any]) -> None:
+    given = {"Advanced/override_pooler_config": '{"pooling_type": "MEAN", "normalize": true}'}
+    assert json_of(write(version, **given), "--pooler-config") == config
+
+
+def test_a_media_limit_is_a_number_up_to_0_11_0() -> None:
+    limit = {"multimedia_limit_per_prompt": '{"image": {"count": 1}}'}
+    assert "no object" in told(write("0.11.0", **limit), "Model/multimedia_limit_per_prompt")
+    assert json_of(write("0.11.2", **limit), "--limit-mm-per-prompt") == {"image": {"count": 1}}
+
+
+def test_rope_reaches_the_model_with_either_transformers() -> None:
+    # With 4 the config's own `rope_theta` and `rope_scaling` win over `rope_parameters`; with 5 a
+    # `rope_theta` alone is lost.
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 5e5}
+    given = {"rope_scaling": ROPE, "rope_theta": 5e5}
+    between = changed("0.19.1", "0.14.1")
+    assert json_of(write(between, **given), "--hf-overrides") == {
+        "rope_parameters": rope,
+        "rope_scaling": rope,
+        "rope_theta": 5e5,
+    }
+    after = changed("0.24.0", "0.20.2")
+    assert json_of(write(after, **given), "--hf-overrides") == {"rope_parameters": rope}
 
 
 def test_the_v1_engine_refuses_what_only_v0_has() -> None:
@@ -570,13 +624,12 @@ def test_revisions_are_those_of_repositories() -> None:
 @pytest.mark.parametrize(
     ("version", "text"),
     [
-        ("0.20.2", "absent from 0.20.2 on"),
-        ("0.99.0", "absent from 0.20.2 on"),
-        ("0.18.0", "it went after 0.14.1"),
+        ("0.18.0", "absent from 0.18.0 on"),
+        ("0.99.0", "absent from 0.18.0 on"),
         ("0.8.0+cpu", "vLLM 0.8.0+cpu has no --swap-space: the KV cache"),
     ],
 )
-def test_reasons_hold_between_and_beyond_the_versions_looked_at(version: str, text: str) -> None:
+def test_reasons_hold_beyond_the_versions_looked_at(version: str, text: str) -> None:
     assert text in why_missing("--swap-space", version)
 
 
@@ -585,4 +638,5 @@ def test_reasons_where_nothing_is_known() -> None:
     assert why_inert("--seed", "0.33.0") is None
     assert why_inert("--swap-space", "0.10.0") is None
     assert why_value_missing("--quantization", "hqq", "0.14.1") is None
+    assert why_inert("--swap-space", "0.10.2") is None
     assert why_value_missing("--quantization", "awq", "0.33.0") is None

@@ -67,6 +67,9 @@ BY_TYPE: dict[str, tuple[Any, ...]] = {
     "string": ("x",),
 }
 
+# Flags that announce their end and still do what they did.
+STILL_WORK = {"--lora-extra-vocab-size", "--enable-lora-bias", "--no-enable-lora-bias"}
+
 # Fields that cannot stand alone.
 NEEDS: dict[str, dict[str, Any]] = {
     "Model/enable_auto_tool_choice": {"Model/tool_call_parser": "hermes"},
@@ -217,7 +220,7 @@ def assert_accepted(command: EngineCommand, document: Any) -> None:
         for name in (flag_name, *flag["negations"])
     }
     # What these do, they still do in the versions that announce their end.
-    assert names_in(command) & deprecated <= {"--lora-extra-vocab-size"}
+    assert names_in(command) & deprecated <= STILL_WORK
     once = [name for name in map(name_of, command.argv) if name in document["flags"]]
     repeated = {name for name in once if once.count(name) > 1}
     assert all(document["flags"][name]["type"].startswith("append") for name in repeated)

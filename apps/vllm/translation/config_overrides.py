@@ -19,8 +19,9 @@ _FLAG = "--hf-overrides"
 _SCALING = "--rope-scaling"
 _THETA = "--rope-theta"
 
-# Transformers 5 keeps RoPE in `rope_parameters`. vLLM 0.20 runs with either, 0.27 needs it.
-_ROPE_PARAMETERS = Version("0.20")
+# Transformers 5 keeps RoPE in `rope_parameters`. vLLM 0.19 to 0.23 run with either, later ones need it.
+_ROPE_PARAMETERS = Version("0.19")
+_ROPE_PARAMETERS_ALONE = Version("0.24")
 
 
 def write_config_overrides(writer: CommandWriter) -> None:
@@ -95,7 +96,11 @@ def _rope_overrides(writer: CommandWriter, items: list[Given]) -> dict[str, Any]
     if theta is not None:
         rope["rope_theta"] = theta
     rope.setdefault("rope_type", "default")
-    found = {"rope_parameters": rope}
+    found: dict[str, Any] = {"rope_parameters": rope}
+    if writer.release < _ROPE_PARAMETERS_ALONE:
+        # With Transformers 4 the older keys win over `rope_parameters`; with 5 they say the same.
+        found["rope_scaling"] = rope
+        found |= {key: rope[key] for key in ("rope_theta",) if key in rope}
     return {"text_config": found} if is_nested else found
 
 

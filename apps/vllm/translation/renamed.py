@@ -19,6 +19,10 @@ _CONVERT = {
 }
 _RUNNERS = ("generate", "transcription")
 
+# The first version with a pooler's `use_activation`, and with more than a number in a media limit.
+_ONE_ACTIVATION = Version("0.11.1")
+_LIMIT_OBJECTS = Version("0.11.1")
+
 
 def write_task(writer: CommandWriter) -> None:
     """Settle "Task": --task, or --runner and --convert since there are those."""
@@ -80,7 +84,7 @@ def write_pooler(writer: CommandWriter) -> None:
         return
     config = read_object(item.value)
     for old in ("normalize", "softmax", "activation"):
-        if old in config:
+        if old in config and writer.release >= _ONE_ACTIVATION:
             config.setdefault("use_activation", config.pop(old))
     writer.translate(item, "", ("--pooler-config", compact(config)))
 
@@ -94,7 +98,7 @@ def write_media_limit(writer: CommandWriter) -> None:
     limits = read_object(item.value)
     is_list = found.type == "kv_list"
     has_objects = any(isinstance(limit, dict) for limit in limits.values())
-    if has_objects and (is_list or writer.release < Version("0.11")):
+    if has_objects and (is_list or writer.release < _LIMIT_OBJECTS):
         writer.give_up(item, f"vLLM {writer.version} takes a number for each kind, no object")
     elif is_list:
         text = ",".join(f"{kind}={number}" for kind, number in limits.items())

@@ -1,8 +1,7 @@
 """Speculative decoding: the fields of 0.7.2 as flags, or as the one JSON value that followed them.
 
-What the JSON may hold is not told by a catalogue, so the version decides: a draft model as such ran on
-the V0 engine (to 0.9), was refused from 0.10 to 0.14 and is back since 0.15; what tuned V0's samplers
-has no successor.
+What the JSON may hold is not told by a catalogue, so the version decides: the V0 engine speculated up to
+0.9, the V1 engine learnt one kind after the other; what tuned V0's samplers has no successor.
 """
 
 from __future__ import annotations
@@ -38,15 +37,15 @@ _KEYS: Final[Mapping[str, str]] = {
     _LOOKUP[0]: "prompt_lookup_max",
     _LOOKUP[1]: "prompt_lookup_min",
 }
-_OLD_KEYS: Final[Mapping[str, tuple[str, str, str]]] = {
-    "--speculative-disable-mqa-scorer": ("disable_mqa_scorer", "0.9.2", "0.10.0"),
-    _ACCEPTANCE: ("acceptance_method", "0.9.2", "0.10.0"),
-    "--typical-acceptance-sampler-posterior-threshold": ("posterior_threshold", "0.9.2", "0.10.0"),
-    "--typical-acceptance-sampler-posterior-alpha": ("posterior_alpha", "0.9.2", "0.10.0"),
-    "--disable-logprobs-during-spec-decoding": ("disable_logprobs", "0.10.0", "0.11.2"),
-    "--speculative-disable-by-batch-size": ("disable_by_batch_size", "0.9.2", "0.10.0"),
+_OLD_KEYS: Final[Mapping[str, str]] = {
+    "--speculative-disable-mqa-scorer": "disable_mqa_scorer",
+    _ACCEPTANCE: "acceptance_method",
+    "--typical-acceptance-sampler-posterior-threshold": "posterior_threshold",
+    "--typical-acceptance-sampler-posterior-alpha": "posterior_alpha",
+    "--disable-logprobs-during-spec-decoding": "disable_logprobs",
+    "--speculative-disable-by-batch-size": "disable_by_batch_size",
 }
-"""Flag -> its key, the last version known to read it, the first known not to."""
+"""Flag -> its key, which the V0 engine alone read."""
 
 _FLAGS = (_MODEL, *_KEYS, *_OLD_KEYS)
 
@@ -61,6 +60,20 @@ _METHODS = (
 )
 _NGRAM = ("[ngram]", "ngram")
 
+_V1_ALONE = Version("0.10")
+"""The first version that speculates with the V1 engine only."""
+
+_V1_SINCE: Final[Mapping[str, str]] = {
+    "ngram": "0.7.3",
+    "eagle": "0.8.3",
+    "eagle3": "0.8.5",
+    "medusa": "0.9.0",
+    "mtp": "0.10.0",
+    "draft_model": "0.15.0",
+    "dflash": "0.20.0",
+}
+_V0_NEVER = ("eagle3", "dflash")
+
 
 def write_speculation(writer: CommandWriter) -> None:
     """Settle all fields of speculative decoding."""
@@ -71,13 +84,13 @@ def write_speculation(writer: CommandWriter) -> None:
         return
     if not method:
         _write_without_draft(writer, items)
-    elif lives(writer, _MODEL):
-        _write_flags(writer, items, model, method)
-    elif _CONFIG not in writer.catalogue:
+    elif not lives(writer, _MODEL) and _CONFIG not in writer.catalogue:
         for item in items:
             writer.give_up(item, why_missing(item.flag, writer.version))
     elif reason := _refusal(writer, method):
         writer.give_up(items, reason)
+    elif lives(writer, _MODEL):
+        _write_flags(writer, items, model, method)
     else:
         _write_config(writer, items, model, method)
 
@@ -95,17 +108,17 @@ def _method(reference: str, *, has_lookup: bool) -> str:
 
 def _refusal(writer: CommandWriter, method: str) -> str | None:
     """Why this version cannot speculate in this way."""
+    kind = f"speculative decoding of the kind {method!r}"
     methods = writer.catalogue.find("--spec-method")
     if methods is not None and not methods.accepts(method):
-        return f"vLLM {writer.version} has no speculative decoding of the kind {method!r}"
-    if method != "draft_model":
+        return f"vLLM {writer.version} has no {kind}"
+    since = _V1_SINCE.get(method)
+    if since is not None and writer.release >= Version(since):
         return None
-    if Version("0.10") <= writer.release < Version("0.15"):
-        return (
-            f"vLLM {writer.version} has no speculative decoding with a draft model: refused from "
-            "0.10.0 to 0.14.1; [ngram], EAGLE, Medusa and MTP work"
-        )
-    return why_v0(_MODEL) if wants_v1(writer) else None
+    if writer.release >= _V1_ALONE or method in _V0_NEVER:
+        more = f"the V1 engine has it from {since} on" if since else "only the V0 engine had it"
+        return f"vLLM {writer.version} has no {kind}: {more}"
+    return why_v0(kind) if wants_v1(writer) else None
 
 
 def _write_without_draft(writer: CommandWriter, items: list[Given]) -> None:
@@ -175,34 +188,21 @@ def _part(writer: CommandWriter, item: Given, method: str) -> dict[str, Any] | N
         return None
     if item.flag in _KEYS:
         return {_KEYS[item.flag]: item.value}
-    key, last, gone = _OLD_KEYS[item.flag]
-    if writer.release <= Version(last):
+    key = _OLD_KEYS[item.flag]
+    if writer.release < _V1_ALONE:
         if wants_v1(writer):
             writer.give_up(item, why_v0(item.flag))
             return None
         return {key: item.value}
     if item.flag == _ACCEPTANCE and item.value == "rejection_sampler":
-        return _rejection(writer, item)
-    if item.value is False:
+        writer.translate(item, "nothing: rejection sampling is how this version accepts tokens")
+    elif item.value is False:
         writer.translate(item, f"nothing: vLLM {writer.version} does not do it")
-        return None
-    reason = (
-        f"speculative decoding of vLLM {writer.version} does not know {key!r}: it was read to {last}, "
-        f"and is not from {gone} on"
-    )
-    if key == "disable_by_batch_size":
-        reason += ". Nearest: num_speculative_tokens_per_batch_size, from 0.27.1"
-    writer.give_up(item, reason)
-    return None
-
-
-def _rejection(writer: CommandWriter, item: Given) -> dict[str, Any] | None:
-    key = "rejection_sample_method"
-    if writer.release >= Version("0.26"):
-        return {key: "standard"}
-    if Version("0.20.2") <= writer.release < Version("0.21"):
-        return {key: "strict"}
-    writer.translate(item, "nothing: this version has rejection sampling only")
+    else:
+        reason = f"vLLM {writer.version} does not read {key!r}: only the V0 engine did, to 0.9.2"
+        if key == "disable_by_batch_size":
+            reason += ". Nearest: num_speculative_tokens_per_batch_size, from 0.24.0 on"
+        writer.give_up(item, reason)
     return None
 
 
