@@ -6,24 +6,20 @@ vLLM form has as well is declared like it there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from pydantic import SecretStr
 
-from apps.vllm.lora import LoraModule, assign_adapters
-from apps.vllm.options import adapter_problems, lora_problems
+from apps.vllm.options import EngineSettings, adapter_problems, lora_problems
 from apps.vllm.options_advanced import AdvancedOptions
 from apps.vllm.options_general import EngineVersionOptions, VllmGeneral
 from apps.vllm.options_lora import CommonLoraOptions
 from apps.vllm.options_model import Dtype, VllmModel, revision_problems
 from common.errors import Problem
 from common.options.declaration import OptionGroup, like, option
-from common.options.settings import AppSettings, ModelOptions
+from common.options.settings import ModelOptions
 from common.options.shared import IdleLimit, InstanceOptions
 from common.runtime.endpoint_names import (
-    endpoint_problems,
-    preliminary_name,
     reference_problems,
 )
 
@@ -182,7 +178,7 @@ class LegacyGeneral(EngineVersionOptions):
         return found
 
 
-class LegacySettings(AppSettings[LegacyModel, LegacyGeneral]):
+class LegacySettings(EngineSettings[LegacyModel, LegacyGeneral]):
     """Everything an instance of the legacy app was told."""
 
     entry_type: ClassVar[type[OptionGroup]] = LegacyInstance
@@ -199,25 +195,12 @@ class LegacySettings(AppSettings[LegacyModel, LegacyGeneral]):
         """The dashboard of this app shows the key, as it always has."""
         return True
 
-    def adapters(self, endpoint_names: Sequence[str]) -> Mapping[str, tuple[LoraModule, ...]]:
-        """The adapters that the model serves, by its endpoint name.
-
-        Raises:
-            ConfigurationError: One is meant for another endpoint, or has the model's name.
-        """
-        return assign_adapters(self.lora.modules, endpoint_names)
-
     @classmethod
     def too_many_models(cls) -> str:
         """Name the app that serves several."""
         return (
             "has several models and this app serves one: use the vLLM Model Deployment app (vllm)"
         )
-
-    @classmethod
-    def cross_problems(cls, models: Sequence[tuple[str, LegacyModel]]) -> list[Problem]:
-        """An endpoint name that cannot be served."""
-        return endpoint_problems((where, model, preliminary_name(model)) for where, model in models)
 
     def group_problems(self) -> list[Problem]:
         """What the fields of the LoRA group must be to each other."""

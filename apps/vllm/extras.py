@@ -9,6 +9,7 @@ from typing import Any
 from apps.vllm.lora import PATH as LORA_PATH
 from apps.vllm.lora import TITLE as LORA_TITLE
 from apps.vllm.lora import LoraModule, parse_lora_modules
+from apps.vllm.options import EngineSettings
 from apps.vllm.request import EngineRequest, Given
 from common.models.reference import ReferenceKind, parse_reference
 from common.options.cli_field import split_cli
@@ -30,7 +31,8 @@ def model_extras(names: Sequence[str], settings: AnySettings) -> dict[str, Model
     Raises:
         ConfigurationError: An adapter belongs to no model, or its name is taken.
     """
-    adapters = settings.adapters(names)  # type: ignore[attr-defined]
+    assert isinstance(settings, EngineSettings)
+    adapters = settings.adapters(names)
     return {
         name: _extras(where, model, settings, adapters[name])
         for name, (where, model) in zip(names, listed(settings), strict=True)

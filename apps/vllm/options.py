@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Generic
 
 from apps.vllm.lora import LoraModule, assign_adapters, assignment_problems
 from apps.vllm.options_advanced import AdvancedOptions
@@ -13,12 +13,34 @@ from apps.vllm.options_lora import CommonLoraOptions, LoraOptions
 from apps.vllm.options_model import VllmModel
 from common.errors import Problem
 from common.options.cli_field import last_value
-from common.options.settings import AppSettings, ModelOptions
+from common.options.settings import AppSettings, GeneralT, ModelOptions, ModelT
 from common.options.shared import IdleOptions
 from common.runtime.endpoint_names import endpoint_problems, known_name, preliminary_name
 
 
-class VllmSettings(AppSettings[VllmModel, VllmGeneral]):
+class EngineSettings(AppSettings[ModelT, GeneralT], Generic[ModelT, GeneralT]):
+    """What both forms over vLLM have: adapters, and endpoints named by fields or references."""
+
+    lora: CommonLoraOptions
+
+    def adapters(self, endpoint_names: Sequence[str]) -> Mapping[str, tuple[LoraModule, ...]]:
+        """The adapters that each model serves.
+
+        Args:
+            endpoint_names: Those of `models`, in their order.
+
+        Raises:
+            ConfigurationError: An adapter belongs to no model, or its name is taken.
+        """
+        return assign_adapters(self.lora.modules, endpoint_names)
+
+    @classmethod
+    def cross_problems(cls, models: Sequence[tuple[str, ModelT]]) -> list[Problem]:
+        """Endpoint names that cannot be served, or that two models have."""
+        return endpoint_problems((where, model, preliminary_name(model)) for where, model in models)
+
+
+class VllmSettings(EngineSettings[VllmModel, VllmGeneral]):
     """Everything an instance of the vLLM app was told."""
 
     group_order: ClassVar[tuple[str, ...]] = ("lora", "general", "advanced", "idle")
@@ -39,9 +61,6 @@ class VllmSettings(AppSettings[VllmModel, VllmGeneral]):
     def adapters(self, endpoint_names: Sequence[str]) -> Mapping[str, tuple[LoraModule, ...]]:
         """The adapters that each model serves; CLI replaces a model's.
 
-        Args:
-            endpoint_names: Those of `models`, in their order.
-
         Raises:
             ConfigurationError: An adapter belongs to no model, or its name is taken.
         """
@@ -50,13 +69,8 @@ class VllmSettings(AppSettings[VllmModel, VllmGeneral]):
         }
         if len(by_cli) == len(endpoint_names):
             return dict.fromkeys(endpoint_names, ())
-        assigned = assign_adapters(self.lora.modules, endpoint_names)
+        assigned = super().adapters(endpoint_names)
         return {name: () if name in by_cli else found for name, found in assigned.items()}
-
-    @classmethod
-    def cross_problems(cls, models: Sequence[tuple[str, VllmModel]]) -> list[Problem]:
-        """Endpoint names that cannot be served, or that two models have."""
-        return endpoint_problems((where, model, preliminary_name(model)) for where, model in models)
 
     def group_problems(self) -> list[Problem]:
         """What the shared groups must be to each other, where CLI does not replace them."""

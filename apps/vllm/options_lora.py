@@ -101,7 +101,7 @@ class LoraOptions(CommonLoraOptions):
         """Also scaling factors that are no numbers."""
         wrong = [part for part in (self.long_lora_scaling_factors or "").split(",") if part]
         wrong = [part for part in wrong if not _is_positive(part)]
-        message = "must be numbers above 0, separated by commas: {} is none"
+        message = "must be numbers above 0, separated by commas; {!r} is not one"
         return super().problems() + [
             Problem(message.format(part), path="long_lora_scaling_factors") for part in wrong
         ]
