@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -66,13 +67,14 @@ def is_run_by_agent() -> bool:
     return bool(os.environ.get("CLEARML_TASK_ID"))
 
 
-def open_task(*, project: str, name: str, offline: bool) -> OpenTask:
+def open_task(*, project: str, name: str, offline: bool, tags: Sequence[str] = ()) -> OpenTask:
     """Open the task that this process is: the agent's, a new one, or an offline one.
 
     Args:
         project: Project of a new task; an agent's task keeps its own.
         name: Name of a new task.
         offline: No server is configured: record to a local folder.
+        tags: Tags of a new task.
 
     Raises:
         ControlPlaneError: The server cannot be reached or refuses the credentials.
@@ -85,12 +87,13 @@ def open_task(*, project: str, name: str, offline: bool) -> OpenTask:
     by_agent = is_run_by_agent()
     if offline and not by_agent:
         Task.set_offline(True)
-    with _told("The ClearML task could not be opened"):
+    with _told("The ClearML task could not be opened"), _without_arguments():
         task = Task.init(
             project_name=project,
             task_name=name,
             task_type=Task.TaskTypes.inference,
             reuse_last_task_id=False,
+            tags=list(tags),
             auto_connect_arg_parser=False,
             auto_connect_frameworks=False,
             auto_connect_streams=True,
@@ -104,6 +107,17 @@ def open_task(*, project: str, name: str, offline: bool) -> OpenTask:
         web_url="" if mode == "offline" else str(task.get_output_log_web_page()),
         sdk=task,
     )
+
+
+@contextlib.contextmanager
+def _without_arguments() -> Iterator[None]:
+    """Hide this process's arguments, which may hold a key: the SDK writes them into a new task."""
+    arguments = sys.argv
+    sys.argv = arguments[:1]
+    try:
+        yield
+    finally:
+        sys.argv = arguments
 
 
 @contextlib.contextmanager

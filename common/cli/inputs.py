@@ -13,7 +13,7 @@ import click
 
 from common.errors import ConfigurationError, Problem
 from common.forms.entry import Attributes
-from common.forms.exchange import read_document
+from common.forms.exchange import assign, read_document
 from common.launch.source import SOURCE_KINDS
 from common.runtime.app import App
 
@@ -137,7 +137,10 @@ def read_configuration(
             # Only the name is shown: the rest may be a secret.
             message = "must be written as Section/name=value"
             problems.append(Problem(message, path=f"--set {path}"))
-        parameters[path.strip()] = value
+            continue
+        problem = assign(app.settings, parameters, path.strip(), value)
+        if problem is not None:
+            problems.append(problem)
     if problems:
         raise ConfigurationError(problems)
     return Configuration(parameters, attributes)

@@ -22,9 +22,13 @@ _COMMANDS = {
     "validate": ("common.cli.inspect", "Check a configuration and say everything that is wrong."),
     "options": ("common.cli.inspect", "List every option of an app."),
     "command": ("common.cli.inspect", "Show what would run."),
+    "export": ("common.cli.exchange", "Write an instance's configuration to a file."),
+    "list": ("common.cli.instances", "The instances on the server."),
+    "status": ("common.cli.instances", "What an instance does."),
+    "logs": ("common.cli.instances", "An instance's console, also as it comes."),
+    "stop": ("common.cli.instances", "Stop an instance: it drains first."),
+    "open": ("common.cli.instances", "The page of an instance's task, or its own."),
     "key": ("common.cli.tasks", "Print the API key of an instance."),
-    "status": ("common.cli.tasks", "Show the state of an instance."),
-    "stop": ("common.cli.tasks", "Stop an instance: it drains first."),
     "keys": ("common.cli.keys", "Further API keys in a key file."),
     "docs": ("common.cli.docs", "Write or check the pages derived from the options."),
     "forms": ("common.cli.forms", "The launch forms of servers that have application forms."),
@@ -43,7 +47,9 @@ class _Commands(ErrorsEndIt):
         if cmd_name not in _COMMANDS:
             return None
         module, help_text = _COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(module), cmd_name)
+        loaded = importlib.import_module(module)
+        # Some commands have the name of a builtin.
+        command: click.Command = getattr(loaded, f"{cmd_name}_", None) or getattr(loaded, cmd_name)
         command.short_help = help_text
         return command
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.text import Text
 
 from common.launch.follow import Followed
+from common.launch.logs import TaskLog
+
+_STOPPING = "stopping; requests in flight finish first"
+_LOG_EVERY_S = 1.0
 
 
 def show_progress(states: Iterable[Followed], console: Console | None = None) -> Followed:
@@ -28,6 +33,31 @@ def show_progress(states: Iterable[Followed], console: Console | None = None) ->
     if last is None:
         raise ValueError("there was nothing to show")
     return last
+
+
+@contextmanager
+def show_stopping(
+    log: TaskLog, console: Console | None = None
+) -> Iterator[Callable[[Followed], None]]:
+    """Show what an instance says while it stops, and on a terminal for how long it has been at it.
+
+    Yields:
+        What to call with every state of its task.
+    """
+    console = console or Console(file=sys.stderr, highlight=False)
+    live = _LiveLine()
+    asked_at = 0.0
+
+    def show(state: Followed) -> None:
+        nonlocal asked_at
+        live.text = _STOPPING if state.task_status == "in_progress" else state.task_status
+        if time.monotonic() - asked_at >= _LOG_EVERY_S:
+            asked_at = time.monotonic()
+            for line in log.new():
+                console.print(line.text, markup=False, soft_wrap=True)
+
+    with console.status(live):
+        yield show
 
 
 class _LiveLine:

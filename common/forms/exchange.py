@@ -86,7 +86,7 @@ def export_configuration(
         ConfigurationError: The models are no list of objects, or have names that no option has.
     """
     options = tuple(settings_cls.options())
-    of_model = {path for o in options if o.per_model for path in (o.path, f"Model/{o.name}")}
+    of_model = {path for option in options if option.per_model for path in _paths_of(option)}
     known = {MODELS_PATH, *of_model, *(option.path for option in options)}
     given = {path: parameters[path] for path in parameters if not is_empty(parameters, path)}
     entry = entry_of_parameters(
@@ -135,6 +135,31 @@ def read_document(app_name: str, settings_cls: AnySettings, document: Any) -> Re
     read = reading.result
     read.attributes = parameters_of_entry(settings_cls, reading.entry)[0]
     return read
+
+
+def assign(
+    settings_cls: AnySettings, parameters: dict[str, Any], path: str, value: Any
+) -> Problem | None:
+    """Set one parameter over those of a file: an option of its only model in that model's place.
+
+    Returns:
+        What is wrong: the option is one of a model, and the file lists several of them.
+    """
+    models = parameters.get(MODELS_PATH)
+    names = {p: o.name for o in settings_cls.options() if o.per_model for p in _paths_of(o)}
+    if path not in names or not isinstance(models, list) or not models:
+        parameters[path] = value
+    elif len(models) == 1 and isinstance(models[0], dict):
+        parameters[MODELS_PATH] = [{**models[0], names[path]: value}]
+    else:
+        message = f"which of the file's {len(models)} models is meant? Change it in the file"
+        return Problem(message, path=f"--set {path}")
+    return None
+
+
+def _paths_of(option: Option) -> tuple[str, str]:
+    # Every option of a model may also stand in the section Model.
+    return option.path, f"Model/{option.name}"
 
 
 def _tidied_entry(options: tuple[Option, ...], entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -137,11 +137,19 @@ def read_instance(api: ClearMLApi, task_id: str) -> Instance:
     Raises:
         ControlPlaneError: There is no such task, it is no instance, or the server cannot be reached.
     """
-    task = find_task(api, task_id)
+    return instance_of(api, find_task(api, task_id))
+
+
+def instance_of(api: ClearMLApi, task: Mapping[str, Any]) -> Instance:
+    """The instance that a task is, with the names that the task has IDs of.
+
+    Raises:
+        ControlPlaneError: It is no instance, or the server cannot be reached.
+    """
     if not app_of(task):
+        runs = (task.get("script") or {}).get("entry_point") or "nothing"
         raise ControlPlaneError(
-            f'The task {task_id} ("{task.get("name")}") is no instance of clearml-deploy: it runs '
-            f"{(task.get('script') or {}).get('entry_point') or 'nothing'}."
+            f'The task {task["id"]} ("{task.get("name")}") is no instance of clearml-deploy: it runs {runs}.'
         )
     return _Reader(api, [task]).instance(task)
 
@@ -149,7 +157,7 @@ def read_instance(api: ClearMLApi, task_id: str) -> Instance:
 class _Reader:
     """Turns tasks into instances; what they share is asked for once."""
 
-    def __init__(self, api: ClearMLApi, tasks: list[dict[str, Any]]) -> None:
+    def __init__(self, api: ClearMLApi, tasks: Sequence[Mapping[str, Any]]) -> None:
         self._api = api
         self._now = datetime.now(timezone.utc)
         self._projects = _project_names(api, {str(task.get("project") or "") for task in tasks})

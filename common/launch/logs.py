@@ -52,24 +52,24 @@ class TaskLog:
         self._task_id = task_id
         self._given: Counter[LogLine] = Counter()
         self._newest_ms = 0
+        self._oldest_ms = 0
 
     def tail(self, lines: int) -> list[LogLine]:
-        """The last lines, at most so many.
+        """The last lines, at most so many; `new` gives none that is older.
 
         Raises:
             ControlPlaneError: There is no such task, or the server cannot be reached.
         """
         found: list[LogLine] = []
         before: int | None = None
-        while len(found) < lines:
+        while before is None or len(found) < lines:
             events = self._events(navigate_earlier=True, order="desc", from_timestamp=before)
-            new = [event for event in events if before is None or _when(event) < before]
-            if not new:
+            older = [event for event in events if before is None or _when(event) < before]
+            if not older:
                 break
             # An event may hold several lines.
-            found = [line for event in reversed(new) for line in _lines(event)] + found
-            before = _when(new[-1])
-        # Of the lines that are not shown, the younger ones must not be taken for new ones later.
+            found = [line for event in reversed(older) for line in _lines(event)] + found
+            self._oldest_ms = before = _when(older[-1])
         self._take(found)
         return found[-lines:] if lines else []
 
@@ -80,7 +80,7 @@ class TaskLog:
             ControlPlaneError: There is no such task, or the server cannot be reached.
         """
         found: list[LogLine] = []
-        since = max(self._newest_ms - _LATE_MS, 0)
+        since = max(self._newest_ms - _LATE_MS, self._oldest_ms)
         while True:
             events = self._events(navigate_earlier=False, order="asc", from_timestamp=since or None)
             found += [line for event in events for line in _lines(event)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from common.clearml.api import ClearMLApi
 from common.launch.follow import Followed, read_task
@@ -13,7 +14,14 @@ _POLL_S = 0.25
 _PULLED_S = 3.0
 
 
-def stop_task(api: ClearMLApi, task_id: str, *, reason: str, timeout_s: float) -> Followed:
+def stop_task(
+    api: ClearMLApi,
+    task_id: str,
+    *,
+    reason: str,
+    timeout_s: float,
+    on_state: Callable[[Followed], None] = lambda state: None,
+) -> Followed:
     """Ask for a stop, again where the request got lost, and wait; returns the last state.
 
     An agent that has taken a task from its queue starts it even if it was stopped meanwhile, and a stop
@@ -24,6 +32,7 @@ def stop_task(api: ClearMLApi, task_id: str, *, reason: str, timeout_s: float) -
         task_id: The task.
         reason: For the task's own record.
         timeout_s: How long to wait for the end; the state may then be another than ``ended``.
+        on_state: Told of the task's state, several times a second.
 
     Raises:
         ControlPlaneError: The server refuses or cannot be reached.
@@ -33,6 +42,7 @@ def stop_task(api: ClearMLApi, task_id: str, *, reason: str, timeout_s: float) -
     was_queued = state.task_status == "queued"
     ended_at: float | None = None
     while time.monotonic() < deadline and state.task_status != "created":
+        on_state(state)
         if state.stage == "ended":
             ended_at = ended_at or time.monotonic()
             if not was_queued or time.monotonic() - ended_at > _PULLED_S:

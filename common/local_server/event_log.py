@@ -67,13 +67,23 @@ class EventLog:
     def log_lines(
         self, owner: str, *, earlier: bool, from_ms: float | None, size: int
     ) -> list[JsonDict]:
-        """Console events from a moment on, walking back in time (`earlier`) or forth."""
-        order, compare = ("DESC", "<=") if earlier else ("ASC", ">=")
-        limit: float = from_ms if from_ms is not None else (2**62 if earlier else 0)
+        """Console events after a moment, or before it (`earlier`): `size`, and all of the last one's moment.
+
+        So a client that asks from the last timestamp on misses none.
+        """
+        order, compare, until = ("DESC", "<", ">=") if earlier else ("ASC", ">", "<=")
+        limit: float = from_ms if from_ms is not None else (2**62 if earlier else -1)
+        within = f"owner=? AND type=? AND timestamp {compare} ?"
+        edge = self._db.execute(
+            f"SELECT timestamp FROM events WHERE {within}"
+            f" ORDER BY timestamp {order}, seq {order} LIMIT 1 OFFSET ?",
+            (owner, LOG, limit, max(size, 1) - 1),
+        ).fetchone()
+        last: float = edge[0] if edge else (-1 if earlier else 2**62)
         rows = self._db.execute(
-            f"SELECT body FROM events WHERE owner=? AND type=? AND timestamp {compare} ?"
-            f" ORDER BY timestamp {order}, seq {order} LIMIT ?",
-            (owner, LOG, limit, size),
+            f"SELECT body FROM events WHERE {within} AND timestamp {until} ?"
+            f" ORDER BY timestamp {order}, seq {order}",
+            (owner, LOG, limit, last),
         )
         return [json.loads(row[0]) for row in rows]
 

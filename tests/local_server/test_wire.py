@@ -327,8 +327,30 @@ def test_log_is_walked_back_and_forth(api: Api, clearml_server: RunningServer) -
     assert lines() == "987"
     assert lines(order="asc") == "789"
     assert lines(navigate_earlier=False) == "012"
-    assert lines(navigate_earlier=False, from_timestamp=5) == "567"
-    assert lines(from_timestamp=5) == "543"
+    # After the moment, not from it: the last timestamp of one answer begins the next.
+    assert lines(navigate_earlier=False, from_timestamp=5) == "678"
+    assert lines(from_timestamp=5) == "432"
+    assert lines(from_timestamp=1) == "0"
+
+
+def test_an_answer_has_all_lines_of_its_last_moment(
+    api: Api, clearml_server: RunningServer
+) -> None:
+    task = new_task(api)
+    stamps = [1, 2, 2, 2, 2, 3]
+    events = [
+        {"type": "log", "task": task, "timestamp": stamp, "msg": str(number)}
+        for number, stamp in enumerate(stamps)
+    ]
+    add_lines(clearml_server, events)
+
+    def lines(**options: Any) -> str:
+        answer = api("events.get_task_log", task=task, batch_size=2, **options)[1]
+        return "".join(event["msg"] for event in answer["events"])
+
+    assert lines() == "54321"
+    assert lines(navigate_earlier=False) == "01234"
+    assert lines(navigate_earlier=False, from_timestamp=2) == "5"
 
 
 def test_scalars_become_curves_and_last_metrics(api: Api, clearml_server: RunningServer) -> None:
