@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import aiohttp
@@ -28,8 +28,10 @@ from common.gateway.routing import ByModelField, RouteTable, ToModel
 from common.gateway.token_limits import TokenLimits, check_token_limits, is_counted
 from common.telemetry.recorder import CLIENT_CLOSED_STATUS, Outcome
 
-RECONNECT_DELAY_S = 0.1
-"""For the supervisor to notice the death of an engine that refused a connection."""
+RECONNECT_EVERY_S = 0.1
+RECONNECT_FOR_S = 10.0
+"""For the supervisor to notice the death of an engine that refused a connection: one of several
+processes closes its socket seconds before the last of them has ended."""
 
 MAX_ERROR_BYTES = 64 * 1024
 
@@ -149,19 +151,33 @@ class ModelProxy:
         target: ToModel | ByModelField,
         body: RequestBody,
     ) -> web.StreamResponse:
-        await self._ensure_ready(exchange, model, body)
-        await self._check_limits(model, target.path, body)
-        try:
-            upstream = await self._send(exchange, model, target, body)
-        except EngineConnectError:
-            # Nothing was sent, so nothing can happen twice: the engine may be restarting.
-            if not body.can_repeat:
-                raise
-            await asyncio.sleep(RECONNECT_DELAY_S)
+        async def request() -> aiohttp.ClientResponse:
             await self._ensure_ready(exchange, model, body)
-            upstream = await self._send(exchange, model, target, body)
-        async with upstream:
+            await self._check_limits(model, target.path, body)
+            return await self._send(exchange, model, target, body)
+
+        async with await self._until_connected(request, body) as upstream:
             return await self._relay(exchange, upstream)
+
+    async def _until_connected(
+        self,
+        request: Callable[[], Awaitable[aiohttp.ClientResponse]],
+        body: RequestBody,
+    ) -> aiohttp.ClientResponse:
+        """Make a request again while the engine refuses connections: it may be about to restart.
+
+        Nothing was sent then, so nothing can happen twice.
+        """
+        refused_since: float | None = None
+        while True:
+            try:
+                return await request()
+            except EngineConnectError:
+                now = time.monotonic()
+                refused_since = now if refused_since is None else refused_since
+                if not body.can_repeat or now - refused_since > RECONNECT_FOR_S:
+                    raise
+                await asyncio.sleep(RECONNECT_EVERY_S)
 
     async def _ensure_ready(
         self, exchange: Exchange, model: ServedModel, body: RequestBody

@@ -165,15 +165,21 @@ async def test_client_that_leaves_while_waiting_gives_up_its_place(stub: StubPro
         assert run.recorder.snapshot().models[NAME].waiting == 0
 
 
-async def test_engine_that_restarts_is_waited_for(start_stub: Callable[..., StubProcess]) -> None:
-    """A connection refused before any byte was sent is tried again after the restart."""
+@pytest.mark.parametrize("noticed_after", [2, 8])
+async def test_engine_that_restarts_is_waited_for(
+    start_stub: Callable[..., StubProcess], noticed_after: int
+) -> None:
+    """A connection refused before any byte was sent is tried again until the restart.
+
+    An engine of several processes counts as ready for a while after it has closed its socket.
+    """
     dead, alive = start_stub(), start_stub()
     dead.kill()
 
     class Restarting(ManualUpstream):
         async def ensure_ready(self, timeout_s: float | None) -> None:
             calls.append(self.address)
-            if len(calls) == 2:
+            if len(calls) == noticed_after:
                 self.address = alive.address
 
     calls: list[Any] = []
@@ -181,7 +187,7 @@ async def test_engine_that_restarts_is_waited_for(start_stub: Callable[..., Stub
     object.__setattr__(model, "upstream", Restarting(NAME, dead.address))
     async with running([model]) as run, ask(run, CHAT) as answer:
         assert answer.status == 200
-        assert len(calls) == 2
+        assert len(calls) == noticed_after
 
 
 async def test_concurrency_limit_denies_with_retry_after(
