@@ -13,6 +13,9 @@ from common.errors import ControlPlaneError
 
 Mode = Literal["agent", "server", "offline"]
 
+# Every task of ours has it, and its app's name as another.
+TAG = "clearml-deploy"
+
 
 @dataclass(frozen=True)
 class OpenTask:

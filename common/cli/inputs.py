@@ -14,10 +14,9 @@ import click
 from common.errors import ConfigurationError, Problem
 from common.forms.entry import Attributes
 from common.forms.exchange import assign, read_document
+from common.launch.definition import APP_NAMES as APP_NAMES
 from common.launch.source import SOURCE_KINDS
 from common.runtime.app import App
-
-APP_NAMES = ("llamacpp", "vllm", "legacy_model")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -8,10 +8,11 @@ from importlib import metadata
 from typing import Any
 
 from common.clearml.parameters import parameter_items
+from common.clearml.task import TAG
 from common.launch.source import Source
 from common.runtime.app import App
 
-TAG = "clearml-deploy"
+APP_NAMES = ("llamacpp", "vllm", "legacy_model")
 # Neither SDK nor agent treats types differently; this is the one that people filter models' tasks by.
 TASK_TYPE = "inference"
 # A user property: a clone keeps it, as it keeps the program that it names the version of.

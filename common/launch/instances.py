@@ -9,8 +9,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 from common.clearml.api import ClearMLApi, task_page
+from common.clearml.task import TAG
 from common.errors import ControlPlaneError
-from common.launch.definition import TAG, TASK_TYPE
+from common.launch.definition import APP_NAMES, TASK_TYPE
 from common.launch.follow import Followed, find_task, interpret
 from common.launch.queues import in_words, read_queue, read_queues
 
@@ -105,8 +106,9 @@ def app_of(task: Mapping[str, Any]) -> str:
     found = _ENTRY_POINT.search(str((task.get("script") or {}).get("entry_point") or ""))
     if found:
         return found.group(1)
+    # One that was started by hand has the command line's own script there.
     tags = [str(tag) for tag in task.get("tags") or []]
-    return next((tag for tag in tags if tag != TAG), "") if TAG in tags else ""
+    return next((tag for tag in tags if tag in APP_NAMES), "") if TAG in tags else ""
 
 
 def list_instances(

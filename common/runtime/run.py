@@ -18,7 +18,7 @@ from typing import Any
 from common.clearml.api import ClearMLApi, is_configured
 from common.clearml.instance import Ending, InstanceTask
 from common.clearml.parameters import parameter_items
-from common.clearml.task import OpenTask, is_run_by_agent, open_task
+from common.clearml.task import TAG, OpenTask, is_run_by_agent, open_task
 from common.errors import DeployError, InternalError
 from common.runtime.app import AnySettings, App
 from common.runtime.checking import Checked, check_parameters
@@ -79,6 +79,7 @@ def _run(request: RunRequest, console: Console) -> int:
             project=request.project or request.app.title,
             name=request.name or f"{request.app.title} instance",
             offline=offline,
+            tags=(TAG, request.app.name),
         )
     except DeployError as error:
         console.line(str(error))
