@@ -51,15 +51,6 @@ def launched(server: RunningServer, cache: Path, **given: Any) -> dict[str, Any]
     return found
 
 
-@pytest.fixture
-def queue(clearml_server: RunningServer) -> str:
-    with clearml_server.client() as client:
-        known = [q["name"] for q in client.call("queues.get_all")["queues"]]
-        if "nobody-serves" not in known:
-            client.call("queues.create", name="nobody-serves")
-    return "nobody-serves"
-
-
 def tasks(server: RunningServer) -> set[str]:
     with server.client() as client:
         found = client.call("tasks.get_all", only_fields=["id"])["tasks"]
