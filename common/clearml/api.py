@@ -35,6 +35,13 @@ class ClearMLApi:
 
         return str(Session.get_api_server_host())
 
+    def task_page(self, project_id: str, task_id: str) -> str:
+        """The page of a task in the server's web UI."""
+        from clearml.backend_api.session import Session
+
+        web = str(Session.get_app_server_host()).rstrip("/")
+        return f"{web}/projects/{project_id or '*'}/experiments/{task_id}/output/log"
+
     def connect(self) -> None:
         """Log in now, to learn within seconds whether the server is there.
 
@@ -112,14 +119,6 @@ class ClearMLApi:
             raise _login_error(self.host, login.error) from login.error
         self._session = login.session
         return self._session
-
-
-def task_page(project_id: str, task_id: str) -> str:
-    """The page of a task in the web UI of the configured server."""
-    from clearml.backend_api.session import Session
-
-    host = str(Session.get_app_server_host()).rstrip("/")
-    return f"{host}/projects/{project_id or '*'}/experiments/{task_id}/output/log"
 
 
 class _Login(threading.Thread):

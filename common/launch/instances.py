@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from common.clearml.api import ClearMLApi, task_page
+from common.clearml.api import ClearMLApi
 from common.clearml.task import TAG
 from common.errors import ControlPlaneError
 from common.launch.definition import APP_NAMES, TASK_TYPE
@@ -177,7 +177,7 @@ class _Reader:
             project=self._projects.get(project, ""),
             queue=self._queues.get(queue_id, ""),
             worker=str(task.get("last_worker") or ""),
-            web_url=task_page(project, str(task["id"])),
+            web_url=self._api.task_page(project, str(task["id"])),
             state=interpret(dict(task)),
             remark=self._remark(task, queue_id),
         )

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import requests
 
-from common.errors import ControlPlaneError
+from common.errors import ControlPlaneError, RefusedError
 from common.local_server.wire import JsonDict
 
 _TIMEOUT_S: Final = 10.0
@@ -45,8 +45,11 @@ class ServerClient:
                 f" ({type(error).__name__}). Start it with `clearml-deploy local up`."
             ) from error
         if response.status_code != 200:
-            raise ControlPlaneError(
-                f"The local server refused {endpoint}: {content['meta']['result_msg']}"
+            meta = content["meta"]
+            raise RefusedError(
+                f"The local server refused {endpoint}: {meta['result_msg']}",
+                status=meta["result_code"],
+                subcode=meta["result_subcode"],
             )
         answer: JsonDict = content["data"]
         return answer
