@@ -82,7 +82,12 @@ def interpret(task: dict[str, Any]) -> Followed:
         status = {}  # a clone carries its original's until it starts
     models = _read_models(status.get("models", ""))
     task_status = str(task.get("status") or "")
-    text = "; ".join(model["progress"] for model in models if model.get("progress"))
+    busy = [model for model in models if model.get("progress")]
+    steps = dict.fromkeys(model["progress"] for model in busy)
+    if len(steps) > 1:
+        text = "; ".join(f"{model['name']}: {model['progress']}" for model in busy)
+    else:
+        text = next(iter(steps), "")  # one model, or the same for all
     stage: Stage
     if task_status in ("created", "queued"):
         stage = "queued"
@@ -90,7 +95,7 @@ def interpret(task: dict[str, Any]) -> Followed:
         stage = "ended"
     elif any(model.get("status") == "ready" for model in models):
         stage = "ready"
-    elif text.startswith("downloading"):
+    elif any(step.startswith("downloading") for step in steps):
         stage = "downloading"
     elif models:
         stage = "loading"

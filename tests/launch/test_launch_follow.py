@@ -57,6 +57,23 @@ def test_stage(given: dict[str, Any], stage: str) -> None:
     assert interpret(given).stage == stage
 
 
+@pytest.mark.parametrize(
+    ("steps", "text"),
+    [
+        (["starting the engine"], "starting the engine"),
+        (["Installing vLLM", "Installing vLLM"], "Installing vLLM"),
+        (["downloading m: 1 of 2 MB", "starting the engine"], None),
+        (["starting the engine", ""], "starting the engine"),
+        ([""], ""),
+    ],
+)
+def test_progress_names_the_models_that_differ(steps: list[str], text: str | None) -> None:
+    given = task("in_progress", models=models(*(("loading", step) for step in steps)))
+    wanted = "m0: downloading m: 1 of 2 MB; m1: starting the engine" if text is None else text
+    assert interpret(given).text == wanted
+    assert interpret(given).stage == ("downloading" if text is None else "loading")
+
+
 def test_the_instances_own_error_is_the_reason() -> None:
     assert interpret(task("failed", reason="exit code 1", error="no GGUF")).reason == "no GGUF"
     assert interpret(task("failed", reason="exit code 1")).reason == "exit code 1"
