@@ -10,7 +10,7 @@ from apps.vllm.command import check_engine_options, write_vllm_command
 from apps.vllm.diagnose import diagnose
 from apps.vllm.environments.layout import EngineEnvironment
 from apps.vllm.facts import EngineFacts
-from apps.vllm.loading import loading_step
+from apps.vllm.loading import is_noise, loading_step
 from common.engines.contract import Diagnosis, EngineCommand
 from common.errors import Problem
 from common.options.settings import ModelOptions
@@ -59,6 +59,10 @@ class VllmEngine:
     def diagnose(self, exit_code: int | None, tail: Sequence[str]) -> Diagnosis:
         """Tell a configuration error from a crash."""
         return diagnose(exit_code, tail)
+
+    def is_noise(self, line: str) -> bool:
+        """Whether a line of its output is for the console in debug mode only."""
+        return is_noise(line)
 
     def loading_step(self, line: str) -> str:
         """What it is doing while it starts, as far as a line of its output tells."""

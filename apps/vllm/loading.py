@@ -1,4 +1,4 @@
-"""What a starting vLLM is doing, told by the lines that it writes. Pure."""
+"""The lines of a starting vLLM: what they tell of its start, and which of them tell nothing. Pure."""
 
 from __future__ import annotations
 
@@ -26,6 +26,17 @@ _STEPS: Final = (
     (("Capturing CUDA graph", "Capturing cudagraphs"), "capturing CUDA graphs"),
     (("init engine (profile",), "starting its HTTP server"),
 )
+
+# A picture of the program's name, and its routes, one a line.
+_NOISE: Final = re.compile(
+    r" INFO \S+ \S+ \[\w+\.py:\d+\]( +[▀▄█].*| Route: /.*| Available routes are:)?$"
+    r"|^INFO:     (Started server process|Waiting for application|Application |Shutting down)"
+)
+
+
+def is_noise(line: str) -> bool:
+    """Tell whether a line is worth showing to nobody but who looks for a mistake."""
+    return _NOISE.search(line) is not None
 
 
 def loading_step(line: str) -> str:

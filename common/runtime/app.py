@@ -98,6 +98,9 @@ class InstalledEngine(EngineProgram, Protocol):
     def listens_on_sockets(self) -> bool:
         """Whether it can listen on a Unix socket, which is preferred."""
 
+    def is_noise(self, line: str) -> bool:
+        """Whether a line of its output is for the console in debug mode only."""
+
     def loading_step(self, line: str) -> str:
         """What it is doing while it starts, as a line of its output tells; empty where it does not."""
 

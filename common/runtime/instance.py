@@ -229,7 +229,8 @@ class Instance:
 
     def _said(self, engine: InstalledEngine, model: HostedModel, line: str) -> None:
         """Take a line of a model's engine: for the console, and for what it tells of its start."""
-        self._console.engine(model.name, line)
+        if self._console.is_debug or not engine.is_noise(line):
+            self._console.engine(model.name, line)
         if model.status == "loading" and (step := engine.loading_step(line)):
             self._show_progress(model, f"{STARTING}: {step}")
 

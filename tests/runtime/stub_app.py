@@ -57,6 +57,9 @@ class StubEngine:
         env = {"STUB_API_KEY": address.key} if address.key else {}
         return EngineCommand((sys.executable, str(STUB), *listen, *flags), env, frozenset(env))
 
+    def is_noise(self, line: str) -> bool:
+        return line == "noise"
+
     def loading_step(self, line: str) -> str:
         return line.partition("step: ")[2]
 

@@ -146,6 +146,8 @@ async def test_what_a_starting_engine_is_doing_is_shown(tmp_path: Path) -> None:
         model = it.instance.models[0]
         wanted = "starting the engine: loading the weights, 45 %"
         await until(lambda: it.instance.progress_of(model) == wanted)
+        assert f"[m] {steps[3]}" in it.said
+        assert "[m] noise" not in it.said
         os.kill(it.pid("m"), signal.SIGKILL)
         await until(lambda: "will be started again" in it.instance.progress_of(model))
         await until(lambda: it.instance.progress_of(model) == wanted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from apps.vllm.loading import loading_step
+from apps.vllm.loading import is_noise, loading_step
 
 CORE = "(EngineCore pid=8471) INFO 11-20 12:56:43"
 WORKER = "(Worker pid=8506) INFO 11-20 12:56:53"
@@ -55,3 +55,28 @@ def test_steps(line: str, step: str) -> None:
 )
 def test_other_lines_say_nothing(line: str) -> None:
     assert loading_step(line) == ""
+
+
+API = "(APIServer pid=8436) INFO 11-20 12:57:17"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (f"{API} [launcher.py:195] Route: /v1/models, Methods: GET", True),
+        (f"{API} [launcher.py:186] Available routes are:", True),
+        (f"{API} [api_utils.py:347]  ▄▄ ▄█ █     █     █ ▀▄▀ █  version 0.32.0", True),
+        (f"{API} [api_utils.py:347]", True),
+        ("INFO:     Application startup complete.", True),
+        (f"{API} [entry.py:140] Starting vLLM server on unix:/tmp/1.sock", False),
+        ("(Worker pid=1) ERROR 11-20 12:57:17 [core.py:1] Route: /x was refused", False),
+        (f"{API} [model.py:2152] Using max model len 256", False),
+        ("Loading safetensors checkpoint shards: 100% Completed | 1/1", False),
+        ("Capturing CUDA graphs (decode, FULL):  52%|█████▏    | 35/67", False),
+        ('INFO:     127.0.0.1:0 - "POST /v1/completions HTTP/1.1" 200 OK', False),
+        ("ValueError: no", False),
+        ("", False),
+    ],
+)
+def test_lines_that_nobody_needs(line: str, expected: bool) -> None:
+    assert is_noise(line) is expected

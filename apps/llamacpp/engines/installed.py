@@ -63,6 +63,10 @@ class LlamaCppEngine:
         """Tell a configuration error from a crash."""
         return diagnose(exit_code, tail)
 
+    def is_noise(self, line: str) -> bool:
+        """Nothing of what it writes."""
+        return False
+
     def loading_step(self, line: str) -> str:
         """Nothing: it tells in dots what others tell in words, and is ready within seconds."""
         return ""
