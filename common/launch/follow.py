@@ -84,7 +84,7 @@ def interpret(task: dict[str, Any]) -> Followed:
     task_status = str(task.get("status") or "")
     busy = [model for model in models if model.get("progress")]
     steps = dict.fromkeys(model["progress"] for model in busy)
-    if len(steps) > 1:
+    if len(steps) > 1 or len(busy) < len(models):
         text = "; ".join(f"{model['name']}: {model['progress']}" for model in busy)
     else:
         text = next(iter(steps), "")  # one model, or the same for all

@@ -63,7 +63,7 @@ def test_stage(given: dict[str, Any], stage: str) -> None:
         (["starting the engine"], "starting the engine"),
         (["Installing vLLM", "Installing vLLM"], "Installing vLLM"),
         (["downloading m: 1 of 2 MB", "starting the engine"], None),
-        (["starting the engine", ""], "starting the engine"),
+        (["starting the engine", ""], "m0: starting the engine"),
         ([""], ""),
     ],
 )
