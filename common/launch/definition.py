@@ -41,7 +41,12 @@ def task_fields(
         container: Image for agents in Docker mode.
         container_arguments: Arguments for ``docker run``.
     """
-    version = {"section": "properties", "name": VERSION_PROPERTY, "value": program_version()}
+    version = {
+        "section": "properties",
+        "name": VERSION_PROPERTY,
+        "value": program_version(),
+        "type": "str",
+    }
     return {
         "type": TASK_TYPE,
         "tags": [TAG, app.name],
