@@ -34,8 +34,8 @@ LEFTOVER_GRACE_S = 1.0
 # A TERM from outside (not from the parent, which says how long) leaves the engine this long.
 TERM_GRACE_S = 10.0
 # Python's resource trackers end by themselves as soon as those they work for are gone, and remove
-# what these left in shared memory: they get this long after the KILL of all others.
-TRACKER_GRACE_S = 0.5
+# what these left in shared memory: they get this long after the end of all others.
+TRACKER_GRACE_S = 1.0
 TRACKER = b"multiprocessing.resource_tracker"
 # How often descendants that are to end are looked for again; longer once KILL does not help at once
 # (a process in uninterruptible sleep).
@@ -291,13 +291,18 @@ class Guard:
         is_late = self.deadline is not None and time.monotonic() >= self.deadline
         kill_at = time.monotonic() + (0 if is_late else LEFTOVER_GRACE_S)
         slow_at = kill_at + LEFTOVER_GRACE_S
+        # When there was last anything but trackers: a killed process of gigabytes is seconds in ending.
+        busy_at = kill_at
         asked: set[int] = set()
         while self.reap():
             now = time.monotonic()
             for pid in list_descendants(self.pid) or [-self.engine]:  # without /proc: the group
                 if now >= kill_at:
-                    if now >= kill_at + TRACKER_GRACE_S or not is_tracker(pid):
-                        self.send(pid, signal.SIGKILL)
+                    if not is_tracker(pid):
+                        busy_at = now
+                    elif now < busy_at + TRACKER_GRACE_S:
+                        continue
+                    self.send(pid, signal.SIGKILL)
                 elif pid not in asked:
                     asked.add(pid)
                     self.send(pid, signal.SIGTERM)

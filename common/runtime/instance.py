@@ -15,13 +15,16 @@ from common.models.progress import FetchCancelledError
 from common.runtime.access import Access, make_access
 from common.runtime.app import App, InstalledEngine, ModelExtras
 from common.runtime.checking import Checked
-from common.runtime.console import Console
+from common.runtime.console import SUPERVISOR_MARK, Console
 from common.runtime.hosted_model import HostedModel
 from common.runtime.idle import Activity, is_over_limit
 from common.runtime.naming import check_adapters, resolve_names
 from common.runtime.preparation import STARTING, Preparation
 from common.runtime.stopping import StopRequest
 from common.telemetry.recorder import Recorder
+
+ENDING = f"{SUPERVISOR_MARK} stopping"
+"""What a supervisor says when it asks its engine to end."""
 
 _LOAD_WAIT_S = 600.0
 # An abort promises engines gone within two seconds of the drain's end.
@@ -51,6 +54,7 @@ class Instance:
         self._preparation = Preparation(app, checked, console, environ, self._show_progress)
         self._preparing: asyncio.Task[None] | None = None
         self._progress: dict[str, str] = {}
+        self._is_ending: dict[str, bool] = {}
         self._extras: Mapping[str, ModelExtras] = {}
         self.name = name
         self.task_id = task_id
@@ -229,8 +233,13 @@ class Instance:
 
     def _said(self, engine: InstalledEngine, model: HostedModel, line: str) -> None:
         """Take a line of a model's engine: for the console, and for what it tells of its start."""
-        if self._console.is_debug or not engine.is_noise(line):
-            self._console.engine(model.name, line)
+        if line.startswith(SUPERVISOR_MARK):
+            self._is_ending[model.name] = line == ENDING
+        # Processes of one engine that are to end say warnings and tracebacks about each other.
+        elif self._is_ending.get(model.name) or engine.is_noise(line):
+            self._console.debug(f"[{model.name}] {line}")
+            return
+        self._console.engine(model.name, line)
         if model.status == "loading" and (step := engine.loading_step(line)):
             self._show_progress(model, f"{STARTING}: {step}")
 

@@ -90,6 +90,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--fork-child", action="store_true", help="a child that keeps the pipes")
     parser.add_argument("--exit-code", type=int, help="exit at once (or at --exit-after) with it")
     parser.add_argument("--print", action="append", default=[], dest="lines", metavar="LINE")
+    parser.add_argument("--last-words", default="", help="printed when it ends")
     parser.add_argument("--print-stderr", action="append", default=[], metavar="LINE")
     args = parser.parse_args(argv)
     if (args.port is None) == (args.socket is None):
@@ -395,7 +396,10 @@ def main(argv: list[str] | None = None) -> int:
         keep_pipes_in_a_child()
     if args.exit_code is not None and args.exit_after is None:
         return args.exit_code
-    return asyncio.run(serve(args))
+    code = asyncio.run(serve(args))
+    if args.last_words:
+        say(args.last_words)
+    return code
 
 
 if __name__ == "__main__":

@@ -151,3 +151,18 @@ async def test_what_a_starting_engine_is_doing_is_shown(tmp_path: Path) -> None:
         os.kill(it.pid("m"), signal.SIGKILL)
         await until(lambda: "will be started again" in it.instance.progress_of(model))
         await until(lambda: it.instance.progress_of(model) == wanted)
+
+
+async def test_what_an_engine_says_while_it_is_stopped_is_not_shown(tmp_path: Path) -> None:
+    async with running(tmp_path, m=("--last-words", "Traceback"), n=()) as it:
+        await it.ready("m", "n")
+        await it.instance.unload("m")
+        assert "[m] [engine] stopped" in it.said
+        assert "[m] Traceback" not in it.said
+
+
+async def test_the_last_words_of_an_engine_that_ends_by_itself_are_shown(tmp_path: Path) -> None:
+    async with running(tmp_path, m=("--last-words", "Traceback")) as it:
+        await it.ready("m")
+        os.kill(it.pid("m"), signal.SIGTERM)
+        await until(lambda: "[m] Traceback" in it.said)
