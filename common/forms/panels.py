@@ -104,15 +104,14 @@ _CHOOSE = """<script>
   });
   if (!models.length) return;
   models.forEach(function (model) { chosen.add(new Option(model.name)); });
-  function quoted(text) {
-    return JSON.stringify(text).split("'").join("'" + '"' + "'" + '"' + "'");
-  }
+  function shell(text) { return text.split("'").join("'" + '"' + "'" + '"' + "'"); }
+  function quoted(text) { return shell(JSON.stringify(text)); }
   function write() {
     var model = models[chosen.selectedIndex], mark = "<url>";
-    example.textContent = original.split(models[0].url).join(mark)
+    example.textContent = original.split(shell(models[0].url)).join(mark)
       .split(quoted(models[0].name)).join(quoted(model.name))
       .split(quoted("Hello world!")).join(quoted(prompt.value))
-      .split(mark).join(model.url);
+      .split(mark).join(shell(model.url));
   }
   chosen.addEventListener("change", write);
   prompt.addEventListener("input", write);
