@@ -11,7 +11,7 @@ from common.options.settings import AppSettings
 
 _TYPES = {"integer": "int", "float": "float", "boolean": "bool", "string": "str"}
 _MODELS_HELP = (
-    "JSON list of models, an object each, with the names of the Model section. "
+    'Models: a JSON list, an object each, with the names of the Model section: [{"model": "..."}, ...]. '
     "If set, the Model and per-model Advanced sections are ignored."
 )
 
@@ -33,9 +33,15 @@ def parameter_items(
 
 
 def describe(option: Option) -> str:
-    """The description shown beside a parameter: title, help, choices."""
-    choices = f" Choices: {', '.join(option.choices)}." if option.choices else ""
-    return f"{option.title}: {option.help}{choices}"
+    """The description shown beside a parameter: title, help, choices, and whether it must be set."""
+    choices = option.choices or (("true", "false") if option.type == "boolean" else ())
+    others = "; others are left to the engine" if option.open_choices else ""
+    sentences = (
+        f"{option.title}: {option.help}",
+        f"Choices: {', '.join(choices)}{others}." if choices else "",
+        f"Required, unless {MODELS_PATH} is set." if option.required and option.per_model else "",
+    )
+    return " ".join(filter(None, sentences))
 
 
 def _item(option: Option, values: Mapping[str, Any]) -> dict[str, str]:

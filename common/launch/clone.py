@@ -18,6 +18,7 @@ from common.launch.definition import (
     values_of,
     version_of,
 )
+from common.launch.follow import find_task
 from common.launch.launcher import enqueue_task, instance_name
 from common.launch.queues import find_queue
 from common.launch.template import is_template
@@ -76,7 +77,7 @@ def read_original(api: ClearMLApi, task_id: str) -> Original:
         UserError: It is no task of clearml-deploy.
         ControlPlaneError: The server cannot be reached, or knows no such task.
     """
-    task = api.call("tasks", "get_by_id", task=task_id)["task"]
+    task = find_task(api, task_id)
     app_name = app_name_of(task)
     if not app_name:
         entry_point = (task.get("script") or {}).get("entry_point") or "none"

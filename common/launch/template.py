@@ -68,6 +68,9 @@ def register(
     else:
         task_id = str(found["id"])
         outcome = _make_draft(api, found)
+        # What people wrote on it stays: tags of theirs, and the description.
+        fields["tags"] = list(dict.fromkeys([*fields["tags"], *(found.get("tags") or [])]))
+        del fields["comment"]
     # Also of a new one: its marker cannot be given when it is created.
     api.call("tasks", "edit", task=task_id, runtime={_MARKER: app.name}, **fields)
     return Registered(app.name, task_id, outcome)
@@ -95,9 +98,8 @@ def _find(api: ClearMLApi, app: App, project_id: str) -> dict[str, Any] | None:
         "get_all",
         project=[project_id],
         type=[TASK_TYPE],
-        tags=[TAG],
         system_tags=["-archived"],
-        only_fields=["id", "name", "status", "parent", "runtime", "script.entry_point"],
+        only_fields=["id", "name", "status", "parent", "tags", "runtime", "script.entry_point"],
         order_by=["created"],
     ).get("tasks", [])
     return next((task for task in tasks if is_template(task, app)), None)

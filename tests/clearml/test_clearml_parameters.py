@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from apps.llamacpp.options import LlamaCppSettings
+from apps.vllm.options import VllmSettings
 from common.clearml.parameters import parameter_items
 from common.local_server import RunningServer
 from tests.fixtures_clearml import clearml_environment
@@ -32,6 +33,19 @@ def test_every_option_is_there_once_with_type_and_description() -> None:
     assert all(item["description"] and item["type"] for item in listed)
     declared = {option.path for option in LlamaCppSettings.options(entry=False)}
     assert items.keys() == declared | {"Models/models"}
+
+
+def test_descriptions_tell_what_may_be_entered() -> None:
+    items = by_path(parameter_items(LlamaCppSettings, {}))
+    for option in LlamaCppSettings.options(entry=False):
+        description = items[option.path]["description"]
+        assert description.startswith(f"{option.title}: {option.help}")
+        assert "Choices: true, false." in description or option.type != "boolean"
+        for choice in option.choices:
+            assert choice in description.partition("Choices: ")[2]
+    assert items["Model/model"]["description"].endswith("Required, unless Models/models is set.")
+    others = by_path(parameter_items(VllmSettings, {}))["General/guided_decoding_backend"]
+    assert "others are left to the engine" in others["description"]
 
 
 def test_a_list_of_models_is_stored_as_json() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -67,10 +68,12 @@ def cli(
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run ``clearml-deploy``, without a terminal."""
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, env: Mapping[str, str] = MappingProxyType({})
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "common.cli.main", *arguments],
-            env=clearml_environment(clearml_server, tmp_path),
+            env={**clearml_environment(clearml_server, tmp_path), **env},
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from common.local_server import RunningServer
+from common.local_server import RunningServer, add_user, restrict
 from tests.fixtures_clearml import clearml_environment
+from tests.launch.conftest import ApiOf
 
 ROOT = Path(__file__).parents[2]
 # In a process of its own: the SDK reads its configuration once.
@@ -49,6 +52,15 @@ def launched(server: RunningServer, cache: Path, **given: Any) -> dict[str, Any]
     assert lines, done.stdout + done.stderr
     found: dict[str, Any] = json.loads(lines[0].removeprefix("SEEN "))
     return found
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+    return port
 
 
 def tasks(server: RunningServer) -> set[str]:
@@ -130,3 +142,57 @@ def test_what_is_refused_leaves_no_task(
     assert found["kind"] == kind
     assert words in found["error"]
     assert tasks(clearml_server) == before
+
+
+def test_a_project_of_others_is_refused_by_name(
+    clearml_server: RunningServer,
+    cli: Callable[..., subprocess.CompletedProcess[str]],
+    api: ApiOf,
+    queue: str,
+) -> None:
+    api.call("projects", "create", name="for others")
+    restrict(clearml_server.data_dir, "for others", [])
+    user = add_user(clearml_server.data_dir, "an outsider")
+    keys = {
+        "CLEARML_API_ACCESS_KEY": user["access_key"],
+        "CLEARML_API_SECRET_KEY": user["secret_key"],
+    }
+    arguments = ("launch", "llamacpp", "--queue", queue, "--repository", "https://h/r.git")
+    model = ("--set", "Model/model=a/b/c.gguf")
+    done = cli(*arguments, *model, "--project", "for others", env=keys)
+    assert done.returncode == 1
+    assert 'The project "for others" is not among those that you may read' in done.stderr
+    assert "exists" in done.stderr
+    own = cli(*arguments, *model, "--project", "the outsiders", env=keys)
+    assert own.returncode == 0, own.stderr
+    # Nor may others' tasks be cloned.
+    restrict(clearml_server.data_dir, "the outsiders", [])
+    refused = cli("clone", own.stdout.strip(), "--queue", queue, env=keys)
+    assert refused.returncode == 1
+    assert own.stdout.strip() in refused.stderr
+
+
+def test_a_server_that_is_away_is_told_so(
+    cli: Callable[..., subprocess.CompletedProcess[str]], free_port: int
+) -> None:
+    away = {"CLEARML_API_HOST": f"http://127.0.0.1:{free_port}"}
+    for command in (
+        ("launch", "llamacpp", "--queue", "gpu", "--set", "Model/model=a/b/c.gguf"),
+        ("clone", "0" * 32, "--queue", "gpu"),
+        ("register", "llamacpp"),
+    ):
+        done = cli(*command, env=away)
+        assert done.returncode == 1
+        assert f"127.0.0.1:{free_port} cannot be reached" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_warnings_are_told_and_do_not_stop(
+    cli: Callable[..., subprocess.CompletedProcess[str]], queue: str
+) -> None:
+    models = 'Models/models=[{"model": "a/b/c.gguf"}]'
+    arguments = ("launch", "llamacpp", "--queue", queue, "--source", "installed")
+    done = cli(*arguments, "--set", models, "--set", "Model/temperature=1")
+    assert done.returncode == 0, done.stderr
+    assert "Warning: Models/models is set: these are ignored: Model/temperature" in done.stderr
+    assert len(done.stdout.split()) == 1

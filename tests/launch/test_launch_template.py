@@ -97,14 +97,20 @@ def reset(api: ApiOf, task_id: str) -> None:
     api.call("tasks", "reset", task=task_id)
 
 
-@pytest.mark.parametrize("happens", [rename, reset])
+def tag(api: ApiOf, task_id: str) -> None:
+    api.call("tasks", "update", task=task_id, tags=["ours"], comment="our words")
+
+
+@pytest.mark.parametrize("happens", [rename, reset, tag])
 def test_a_template_is_found_again_after(
     happens: Callable[[ApiOf, str], None], api: ApiOf, project: str
 ) -> None:
     first = registered(api, project)
     happens(api, first.task_id)
     assert registered(api, project).task_id == first.task_id
-    assert len(api.tasks(project)) == 1
+    (task,) = api.tasks(project)
+    assert set(task["tags"]) - {"ours"} == {"clearml-deploy", "llamacpp"}
+    assert ("ours" in task["tags"]) == (task["comment"] == "our words") == (happens is tag)
 
 
 def test_an_archived_template_is_left_alone(api: ApiOf, project: str) -> None:
