@@ -46,6 +46,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clearml-deploy docs check
+	$(BIN)/clearml-deploy forms check
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

