@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from common.clearml.api import ClearMLApi
-from common.clearml.task import TAG
 from common.errors import ControlPlaneError
 from common.launch.definition import TASK_TYPE, app_name_of, task_fields
 from common.launch.launcher import create_task
