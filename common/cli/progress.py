@@ -48,16 +48,20 @@ def show_stopping(
     live = _LiveLine()
     asked_at = 0.0
 
+    def print_new() -> None:
+        for line in log.new():
+            console.print(line.text, markup=False, soft_wrap=True)
+
     def show(state: Followed) -> None:
         nonlocal asked_at
         live.text = _STOPPING if state.task_status == "in_progress" else state.task_status
         if time.monotonic() - asked_at >= _LOG_EVERY_S:
             asked_at = time.monotonic()
-            for line in log.new():
-                console.print(line.text, markup=False, soft_wrap=True)
+            print_new()
 
     with console.status(live):
         yield show
+        print_new()
 
 
 class _LiveLine:
