@@ -17,7 +17,7 @@ from packaging.version import Version
 
 from apps.vllm.catalogue import Catalogue, CatalogueFlag
 from apps.vllm.cli_rules import IGNORED, refusal
-from apps.vllm.cli_values import value_problem
+from apps.vllm.cli_values import ZERO, value_problem
 from apps.vllm.history import HISTORY, why_missing
 from common.options.cli_field import CliItem, Flag, FlagTable, ParsedCli, parse_cli, split_cli
 
@@ -89,12 +89,16 @@ def read_overrides(overrides: Mapping[str, Any], catalogue: Catalogue) -> Parsed
     items: list[CliItem] = []
     problems: list[str] = []
     removed: list[str] = []
+    keys: dict[str, str] = {}
     for key, value in overrides.items():
         name = _override_name(key, table)
         flag = table.find(name)
         reason = table.refusal(flag.name if flag else name)
         if flag is None or reason:
             problems.append(f"{key} {reason or table.unknown(name)}")
+            continue
+        if (twin := keys.setdefault(flag.name, key)) != key:
+            problems.append(f"{key} is the same option as {twin}: say it once")
             continue
         known = catalogue.flags.get(flag.name)
         made = _override_items(flag, known, name in flag.negatives, value)
@@ -183,7 +187,7 @@ def _shorthand(token: str) -> str:
 def _item_problems(item: CliItem, catalogue: Catalogue) -> list[str]:
     flag = catalogue.find(item.flag.name)
     if flag is None:
-        return []
+        return [ZERO] if any("\0" in value for value in item.values) else []
     if item.flag.max_values is None and any(_looks_like_a_flag(value) for value in item.values):
         return ["takes no value that begins with a dash"]
     if _is_short_form(item, flag, catalogue):

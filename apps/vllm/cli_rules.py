@@ -42,7 +42,7 @@ REFUSED = {
 
 IGNORED = {
     "--model": 'is ignored: the "Model" field says which model is served',
-    "--served-model-name": 'only names the endpoint; the field "Model Endpoint Name" wins over it',
+    "--served-model-name": "is not passed on: the engine gets the name of the endpoint",
 }
 """Canonical flag -> what becomes of it, where it is read but never passed on."""
 

@@ -9,12 +9,15 @@ from collections.abc import Callable
 from apps.vllm.catalogue import CatalogueFlag
 
 _DECIMAL = re.compile(r"\d+(\.\d+)?[kmgt]|\d+[KMGT]")
+ZERO = "cannot hold a zero character: no argument can"
 _SHOWN = 24
 """As many choices are listed; more would bury the message."""
 
 
 def value_problem(flag: CatalogueFlag, value: str) -> str | None:
     """Say what is wrong with a value of a flag, without the flag's name; None where nothing is."""
+    if "\0" in value:
+        return ZERO
     # The help of many versions lists a choice "None" that their parser then refuses.
     if value == "None" and (flag.choices or flag.type not in ("str", "json_or_str", "list[str]")):
         return "cannot be 'None'; to leave it to vLLM, leave the flag out"

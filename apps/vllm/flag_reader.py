@@ -107,7 +107,7 @@ def settle_platform() -> None:
     """
     try:
         platforms = importlib.import_module("vllm.platforms")
-        if platforms.current_platform.is_unspecified():
+        if type(platforms.current_platform).__name__ == "UnspecifiedPlatform":
             cpu = importlib.import_module("vllm.platforms.cpu").CpuPlatform()
             setattr(platforms, "current_platform", cpu)  # noqa: B010
     except Exception as error:  # noqa: BLE001 - if it matters, building the parser says so

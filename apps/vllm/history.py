@@ -172,7 +172,7 @@ V0_ONLY: Final = frozenset(
 def why_missing(flag: str, version: str) -> str:
     """Say that a version has no such flag, and since when, why and what comes nearest where known."""
     known = HISTORY.get(flag, FlagHistory())
-    release = Version(Version(version).public)
+    release = Version(Version(version).base_version)
     text = f"vLLM {version} has no {flag}"
     if known.since and release < Version(known.since):
         return f"{text}: it is known from {known.since} on"
@@ -185,7 +185,11 @@ def why_missing(flag: str, version: str) -> str:
 def why_inert(flag: str, version: str) -> str | None:
     """Say that a version takes a flag and does nothing with it; None where it is not known to."""
     known = HISTORY.get(flag)
-    if known is None or not known.inert or Version(Version(version).public) < Version(known.inert):
+    if (
+        known is None
+        or not known.inert
+        or Version(Version(version).base_version) < Version(known.inert)
+    ):
         return None
     text = f"vLLM {version} accepts {flag} and does nothing with it"
     return _sentence(text, [f"known from {known.inert} on", known.why], known.nearest)
@@ -194,7 +198,7 @@ def why_inert(flag: str, version: str) -> str | None:
 def why_value_missing(flag: str, value: str, version: str) -> str | None:
     """Say that a version no longer has one of a flag's values; None where it is not known to lack it."""
     since = HISTORY.get(flag, FlagHistory()).values.get(value)
-    if since is None or Version(Version(version).public) < Version(since):
+    if since is None or Version(Version(version).base_version) < Version(since):
         return None
     return f"vLLM {version} has no {value!r} for {flag}: absent from {since} on"
 

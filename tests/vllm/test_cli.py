@@ -271,6 +271,16 @@ def test_overrides_give_what_the_parser_takes(
         ({"seed": [1]}, "seed takes one value, not a list"),
         ({"enforce_eager": 1}, "enforce_eager is a switch: true, false, or null to leave it to the engine"),
         ({"speculative_config": "{"}, "speculative_config cannot be '{': JSON such as {\"key\": 1} is needed"),
+        ({"seed": 1, "--seed": 2}, "--seed is the same option as seed: say it once"),
+        (
+            {"enforce_eager": True, "no-enforce-eager": True},
+            "no-enforce-eager is the same option as enforce_eager: say it once",
+        ),
+        ({"hf_overrides.a": "x\0"}, "hf_overrides.a cannot hold a zero character: no argument can"),
+        (
+            {"chat_template": "a\0"},
+            "chat_template cannot hold a zero character: no argument can",
+        ),
         ({"lora_modules": ["--x"]}, "lora_modules takes no value that begins with a dash"),
     ],
 )  # fmt: skip

@@ -295,7 +295,7 @@ def test_cli_names_the_endpoint() -> None:
     assert [item.path for item in command.translated] == ["Model/cli"]
     named = write("0.33.0", cli="--served-model-name mine", model_endpoint_name="other")
     assert value_of(named, "--served-model-name") == "other"
-    assert "wins over it" in reasons(named)["Model/cli"]
+    assert "the name of the endpoint" in reasons(named)["Model/cli"]
 
 
 @pytest.mark.parametrize(

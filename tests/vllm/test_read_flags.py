@@ -239,6 +239,25 @@ def test_a_cpu_build_without_a_distribution_called_vllm_is_read(tmp_path: Path) 
     assert list(read_catalogue(python, os.environ, tmp_path).flags) == ["--0.32.0+cpu"]
 
 
+def test_a_gpu_build_without_a_gpu_is_read(tmp_path: Path) -> None:
+    # Some of these versions cannot be asked whether the platform is none.
+    prepare = """
+import types
+platforms = types.ModuleType("vllm.platforms")
+platforms.current_platform = type("UnspecifiedPlatform", (), {})()
+cpu = types.ModuleType("vllm.platforms.cpu")
+cpu.CpuPlatform = type("CpuPlatform", (), {})
+sys.modules |= {"vllm.platforms": platforms, "vllm.platforms.cpu": cpu}
+"""
+    arguments = """
+if type(platforms.current_platform).__name__ != "CpuPlatform":
+    raise RuntimeError("no device")
+serve.add_argument("--seed")
+"""
+    python = make_environment(tmp_path / "env", prepare=prepare, arguments=arguments)
+    assert "--seed" in read_catalogue(python, os.environ, tmp_path / "cache")
+
+
 def test_a_vllm_without_metadata_says_its_version_itself(tmp_path: Path) -> None:
     python = make_environment(tmp_path / "env", version="0.7.2")
     (metadata_folder(python) / "METADATA").unlink()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from apps.vllm.catalogue import CatalogueFlag
 from apps.vllm.history import why_inert, why_missing, why_value_missing
 from common.engines.contract import EngineCommand
 from tests.vllm.samples import changed, check, json_of, names_in, value_of, write
@@ -62,7 +63,8 @@ def told(command: EngineCommand, path: str) -> str:
         ("0.7.2", {"rope_scaling": ROPE}, ["--rope-scaling", json.dumps(json.loads(ROPE))]),
         ("0.8.5", {"General/device": "cuda"}, ["--device", "cuda"]),
         ("0.7.2", {"Advanced/task": "embedding"}, ["--task", "embedding"]),
-        ("0.10.0", {"LoRA/max_lora_rank": 100}, ["--max-lora-rank", "100"]),
+        ("0.10.0", {"LoRA/max_lora_rank": 64}, ["--max-lora-rank", "64"]),
+        ("0.7.2", {"LoRA/lora_extra_vocabulary_size": 0}, ["--lora-extra-vocab-size", "0"]),
         (
             "0.7.2",
             {"speculative_model": "org/draft", "num_speculative_tokens": 3},
@@ -169,6 +171,9 @@ def test_passed_in_the_form_of_the_version(
             '--pooler-config {"pooling_type":"MEAN","use_activation":true}',
         ),
         ("0.33.0", {"LoRA/max_lora_rank": 100}, "--max-lora-rank 128"),
+        ("0.7.2", {"LoRA/max_lora_rank": 100}, "--max-lora-rank 128"),
+        ("0.11.0", {"LoRA/max_lora_rank": 257}, "--max-lora-rank 320"),
+        ("0.10.0", {"LoRA/lora_extra_vocabulary_size": 300}, "--lora-extra-vocab-size 512"),
         ("0.33.0", {"General/device": "cuda"}, "nothing: vLLM detects what it runs on"),
         ("0.9.2", {"General/device": "auto"}, "nothing: vLLM detects what it runs on"),
         (
@@ -222,7 +227,14 @@ def test_translated(version: str, parameters: dict[str, Any], to: str) -> None:
         ("0.10.0", {"Advanced/enable_prompt_adapter": True}, "prompt adapters were removed"),
         ("0.33.0", {"General/use_v1_engine": False}, "has the V1 engine only"),
         ("0.33.0", {"Advanced/task": "reward"}, "--runner and --convert, which have no 'reward'"),
-        ("0.33.0", {"LoRA/max_lora_rank": 1024}, "takes a rank of 512 at most"),
+        ("0.33.0", {"LoRA/max_lora_rank": 1024}, "takes 512 at most for --max-lora-rank"),
+        ("0.7.2", {"LoRA/max_lora_rank": 320}, "takes 256 at most for --max-lora-rank"),
+        ("0.33.0", {"Advanced/ray_workers_use_nsight": True}, "no workers of Ray"),
+        (
+            "0.33.0",
+            {"Model/tool_call_parser": "a\0b"},
+            "--tool-call-parser cannot hold a zero character: no argument can",
+        ),
         ("0.33.0", {"LoRA/lora_dtype": "float32"}, "no 'float32' for --lora-dtype"),
         ("0.7.2", {"LoRA/lora_dtype": "float32"}, "no 'float32' for --lora-dtype"),
         ("0.32.0", {"Model/quantization": "bitsandbytes"}, "absent from 0.28.0 on"),
@@ -405,6 +417,51 @@ def test_early_v1_speculates_in_some_ways(version: str, model: str, is_refused: 
 def test_a_poolers_keys_change_after_its_flag(version: str, config: dict[str, Any]) -> None:
     given = {"Advanced/override_pooler_config": '{"pooling_type": "MEAN", "normalize": true}'}
     assert json_of(write(version, **given), "--pooler-config") == config
+
+
+@pytest.mark.parametrize(
+    ("version", "v1", "backend", "is_taken"),
+    [
+        ("0.8.0", None, "outlines", True),
+        ("0.8.0", None, "auto", False),
+        ("0.8.0", True, "guidance", False),
+        ("0.8.4", None, "guidance", False),
+        ("0.8.4", True, "guidance", True),
+        ("0.8.4", None, "xgrammar", True),
+        ("0.8.5", None, "guidance", True),
+    ],
+)
+def test_backends_that_depend_on_the_engine_which_a_start_chooses(
+    version: str, v1: bool | None, backend: str, is_taken: bool
+) -> None:
+    known = changed(version, "0.8.5", add=[CatalogueFlag("--guided-decoding-backend")])
+    given: dict[str, Any] = {} if v1 is None else {"General/use_v1_engine": v1}
+    command = write(known, **given, **{"General/guided_decoding_backend": backend})
+    assert value_of(command, "--guided-decoding-backend") == (backend if is_taken else None)
+    assert len(command.unavailable) == (0 if is_taken else 1)
+
+
+def test_prompt_adapters_need_a_size() -> None:
+    adapters = {"Advanced/enable_prompt_adapter": True}
+    (problem,) = check("0.9.2", **adapters)
+    assert problem.path == "Advanced/enable_prompt_adapter"
+    assert 'needs "Max Prompt Adapter Token"' in problem.message
+    assert not check("0.9.2", **adapters, **{"Advanced/max_prompt_adapter_token": 8})
+    assert not check("0.9.2", **adapters, model_overrides="max_prompt_adapter_token: 8")
+    assert not check("0.33.0", **adapters)
+
+
+def test_workers_of_ray_can_be_profiled() -> None:
+    ray = {"General/distributed_executor_backend": "ray"}
+    command = write("0.33.0", **ray, **{"Advanced/ray_workers_use_nsight": True})
+    assert "--ray-workers-use-nsight" in command.argv
+    assert not command.unavailable
+
+
+@pytest.mark.parametrize("version", ["0.11.1rc2.dev5+g123", "0.11.1.post2", "0.11.1"])
+def test_a_candidate_has_what_its_release_has(version: str) -> None:
+    limit = {"multimedia_limit_per_prompt": '{"image": {"count": 1}}'}
+    assert not write(changed(version, "0.11.2"), **limit).unavailable
 
 
 def test_a_media_limit_is_a_number_up_to_0_11_0() -> None:

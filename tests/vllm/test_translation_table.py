@@ -75,6 +75,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     "Model/enable_auto_tool_choice": {"Model/tool_call_parser": "hermes"},
     "Model/enable_reasoning": {"Model/reasoning_parser": "deepseek_r1"},
     "LoRA/lora_modules": {"LoRA/enable_lora": True},
+    "Advanced/enable_prompt_adapter": {"Advanced/max_prompt_adapter_token": 4},
 }
 
 

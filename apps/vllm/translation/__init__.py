@@ -13,14 +13,15 @@ from apps.vllm.translation.config_overrides import write_config_overrides
 from apps.vllm.translation.engine_choice import write_engine_choice
 from apps.vllm.translation.files import write_adapters, write_revision, write_tokenizer
 from apps.vllm.translation.logs import write_log_level, write_request_log
-from apps.vllm.translation.machine import write_device
+from apps.vllm.translation.machine import write_device, write_profiling
 from apps.vllm.translation.plain import write_plain
 from apps.vllm.translation.reasoning import write_reasoning, write_tool_choice
 from apps.vllm.translation.renamed import (
     write_guided_decoding,
-    write_lora_rank,
+    write_lora_sizes,
     write_media_limit,
     write_pooler,
+    write_prompt_adapters,
     write_task,
 )
 from apps.vllm.translation.speculative import write_speculation
@@ -39,12 +40,14 @@ _RULES: Final[tuple[Callable[[CommandWriter], None], ...]] = (
     write_guided_decoding,
     write_task,
     write_pooler,
+    write_prompt_adapters,
     write_media_limit,
-    write_lora_rank,
+    write_lora_sizes,
     write_adapters,
     write_revision,
     write_tokenizer,
     write_device,
+    write_profiling,
 )
 
 

@@ -41,6 +41,15 @@ def write_device(writer: CommandWriter) -> None:
         writer.give_up(item, reason)
 
 
+def write_profiling(writer: CommandWriter) -> None:
+    """Settle "Ray Workers Use Nsight": vLLM refuses it where the workers are not Ray's."""
+    executor = writer.passed(EXECUTOR) or (writer.request.value(EXECUTOR),)
+    for item in writer.open("--ray-workers-use-nsight"):
+        if item.value and executor != ("ray",):
+            reason = 'there are no workers of Ray: "Distributed Executor Backend" is not ray'
+            writer.give_up(item, reason)
+
+
 def spread_over_gpus(writer: CommandWriter, *, by_default: bool) -> None:
     """Use all GPUs that are there unless told otherwise, and refuse to ask for more.
 
@@ -89,7 +98,7 @@ def share_gpu_memory(writer: CommandWriter) -> None:
         return  # the engine tells what it lacks
     option = next(o for o in describe_options(type(writer.request.model)) if o.flag == MEMORY)
     writer.add((MEMORY, f"{share:g}"))
-    to = f"{MEMORY} {share:g}: what {count} models without a share of their own get of {_SHARED:g}"
+    to = f"{MEMORY} {share:g}: of {_SHARED:g}, each model without a share of its own gets as much"
     writer.translated.append(Translated(option.title, option.path, to))
 
 

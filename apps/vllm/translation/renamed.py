@@ -5,7 +5,7 @@ from __future__ import annotations
 from packaging.version import Version
 
 from apps.vllm.history import why_missing
-from apps.vllm.translation.engine_choice import V1_BACKENDS
+from apps.vllm.translation.engine_choice import V1_BACKENDS, wants_v1
 from apps.vllm.translation.plain import give_up_missing, lives, write_plain, write_value
 from apps.vllm.translation.writer import CommandWriter, compact
 from common.options.structured import read_object
@@ -22,6 +22,13 @@ _RUNNERS = ("generate", "transcription")
 # The first version with a pooler's `use_activation`, and with more than a number in a media limit.
 _ONE_ACTIVATION = Version("0.11.1")
 _LIMIT_OBJECTS = Version("0.11.1")
+
+_LATER_SIZES = Version("0.8")
+_RANKS = (8, 16, 32, 64, 128, 256)
+_LORA_SIZES = {
+    "--max-lora-rank": (_RANKS, (*_RANKS, 320, 512)),
+    "--lora-extra-vocab-size": ((0, 256, 512), (256, 512)),
+}
 
 
 def write_task(writer: CommandWriter) -> None:
@@ -57,14 +64,10 @@ def write_guided_decoding(writer: CommandWriter) -> None:
     if item is None:
         return
     if lives(writer, item.flag):
-        # The parser of 0.8 enforces three or five values, as chance orders them at its start.
-        is_fickle = Version("0.8") <= writer.release < Version("0.9")
-        if is_fickle and item.value not in V1_BACKENDS:
-            safe = ", ".join(V1_BACKENDS)
-            reason = (
-                f"vLLM {writer.version} takes {item.value!r} at some starts only; {safe} always"
-            )
-            writer.give_up(item, reason)
+        safe = _safe_backends(writer)
+        if safe and item.value not in safe:
+            reason = f"vLLM {writer.version} takes {item.value!r} at some starts only; "
+            writer.give_up(item, f"{reason}{', '.join(safe)} always")
         else:
             write_plain(writer, item)
     elif "--structured-outputs-config" in writer.catalogue:
@@ -72,6 +75,32 @@ def write_guided_decoding(writer: CommandWriter) -> None:
         writer.translate(item, "", ("--structured-outputs-config", value))
     else:
         write_plain(writer, item)
+
+
+def _safe_backends(writer: CommandWriter) -> tuple[str, ...]:
+    """What a vLLM 0.8 takes at every start; empty for other versions.
+
+    0.8.5 enforces three or five values, as chance orders them. Those before take any, and refuse
+    later what the engine that they have chosen, V0 or V1, does not know.
+    """
+    if not Version("0.8") <= writer.release < Version("0.9"):
+        return ()
+    if writer.release >= Version("0.8.5"):
+        return V1_BACKENDS
+    if wants_v1(writer):
+        return V1_BACKENDS if writer.release >= Version("0.8.2") else ("xgrammar",)
+    return ("outlines", "lm-format-enforcer", "xgrammar")
+
+
+def write_prompt_adapters(writer: CommandWriter) -> None:
+    """Settle "Enable Prompt Adapter", which needs to know how large one may be."""
+    item = writer.one("--enable-prompt-adapter")
+    tokens = "--max-prompt-adapter-token"
+    if item is None or not (item.value and lives(writer, item.flag)):
+        return
+    if not writer.request.of(tokens) and not writer.is_overridden(tokens):
+        message = 'needs "Max Prompt Adapter Token" (Advanced/max_prompt_adapter_token)'
+        writer.refuse(item, f"{message} with vLLM {writer.version}")
 
 
 def write_pooler(writer: CommandWriter) -> None:
@@ -107,16 +136,18 @@ def write_media_limit(writer: CommandWriter) -> None:
         writer.translate(item, "", (found.name, compact(limits)))
 
 
-def write_lora_rank(writer: CommandWriter) -> None:
-    """Settle "Max LoRA Rank" where only some ranks are allowed: the next one holds it too."""
-    item = writer.one("--max-lora-rank")
-    found = writer.catalogue.find("--max-lora-rank")
-    if item is None or found is None or found.accepts(item.value):
-        return
-    ranks = sorted(int(choice) for choice in found.choices if choice.isdigit())
-    larger = next((rank for rank in ranks if rank >= int(item.value)), None)
-    if larger is None:
-        reason = f"vLLM {writer.version} takes a rank of {ranks[-1]} at most"
-        writer.give_up(item, reason)
-    else:
-        writer.translate(item, "", (found.name, str(larger)))
+def write_lora_sizes(writer: CommandWriter) -> None:
+    """Settle the LoRA sizes of which only some are allowed: the next larger one holds it too."""
+    for flag, (first, later) in _LORA_SIZES.items():
+        item, found = writer.one(flag), writer.catalogue.find(flag)
+        if item is None or found is None:
+            continue
+        # Where the parser takes any number, the engine refuses it later.
+        choices = sorted(int(size) for size in found.choices if size.isdigit())
+        sizes = choices or (later if writer.release >= _LATER_SIZES else first)
+        larger = next((size for size in sizes if size >= int(item.value)), None)
+        if larger is None:
+            reason = f"vLLM {writer.version} takes {sizes[-1]} at most for {flag}"
+            writer.give_up(item, reason)
+        elif larger != item.value:
+            writer.translate(item, "", (found.name, str(larger)))

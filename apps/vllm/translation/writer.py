@@ -60,8 +60,8 @@ class CommandWriter:
 
     @property
     def release(self) -> Version:
-        """Its version, to compare."""
-        return self.catalogue.release
+        """The release that it is, or leads to, to compare: a candidate has what its release has."""
+        return Version(self.catalogue.release.base_version)
 
     def open(self, *flags: str) -> list[Given]:
         """The fields of these flags (all, without any) that are not settled, in the form's order."""
