@@ -17,7 +17,13 @@ _ROOT = Path(__file__).resolve().parents[2]
 @click.argument("name", default="")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(name: str, arguments: tuple[str, ...]) -> None:
-    """Run a benchmark of this checkout; without a name, list them."""
+    """Run a benchmark of this checkout; without a name, list them.
+
+    \b
+    Examples:
+      clearml-deploy bench
+      clearml-deploy bench instance --help
+    """
     folder = _ROOT / "benchmarks"
     known = sorted(path.stem for path in folder.glob("*.py") if _is_program(path))
     if not known:

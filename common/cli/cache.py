@@ -19,7 +19,12 @@ def cache() -> None:
 @cache.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(as_json: bool) -> None:
-    """List cached models, most recently used first."""
+    """List cached models, most recently used first.
+
+    \b
+    Example:
+      clearml-deploy cache list
+    """
     models = list_cached()
     if as_json:
         click.echo(json.dumps([_as_json(model) for model in models], indent=2))
@@ -54,7 +59,13 @@ def list_command(as_json: bool) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def prune_command(keep_gib: float, dry_run: bool, all_programs: bool, as_json: bool) -> None:
-    """Remove the models that were not used for longest. Never one that is in use."""
+    """Remove the models that were not used for longest. Never one that is in use.
+
+    \b
+    Examples:
+      clearml-deploy cache prune --keep-gib 200 --dry-run
+      clearml-deploy cache prune --keep-gib 0 --all
+    """
     result = prune(round(keep_gib * 2**30), dry_run=dry_run, all_programs=all_programs)
     if as_json:
         click.echo(json.dumps(_result_as_json(result, dry_run), indent=2))

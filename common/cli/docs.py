@@ -31,7 +31,12 @@ def docs() -> None:
 @docs.command()
 @_FOLDER_OPTION
 def build(folder: Path) -> None:
-    """Write every derived page that is missing or stale, and name it."""
+    """Write every derived page that is missing or stale, and name it.
+
+    \b
+    Example:
+      clearml-deploy docs build
+    """
     for name, text in _pages(folder).items():
         if not _is_current(folder / name, text):
             _write(folder / name, text)
@@ -41,7 +46,12 @@ def build(folder: Path) -> None:
 @docs.command()
 @_FOLDER_OPTION
 def check(folder: Path) -> None:
-    """Name every derived page that is missing or stale; exit code 1 if there is one."""
+    """Name every derived page that is missing or stale; exit code 1 if there is one.
+
+    \b
+    Example:
+      clearml-deploy docs check
+    """
     stale = [name for name, text in _pages(folder).items() if not _is_current(folder / name, text)]
     for name in stale:
         click.echo(f"stale: {folder / name} (clearml-deploy docs build)", err=True)

@@ -79,7 +79,13 @@ def _folder_option(help_text: str, default: Path) -> Callable[[Command], Command
 @_folder_option("Folder to write to; default: app_forms/ of this checkout.", FOLDER)
 @_form_options
 def build(folder: Path, **given: Any) -> None:
-    """Write every form, and asset, that is missing or stale, and name it."""
+    """Write every form, and asset, that is missing or stale, and name it.
+
+    \b
+    Examples:
+      clearml-deploy forms build
+      clearml-deploy forms build -o ./forms --repository https://git.example.com/clearml-deploy.git
+    """
     for name, content in _files(**given).items():
         if not _is_current(folder / name, content):
             _write(folder / name, content)
@@ -93,6 +99,10 @@ def check(folder: Path, **given: Any) -> None:
     """Name every form that is missing or stale; exit code 1 if there is one.
 
     A form that does not conform to the documented syntax is an error of its own.
+
+    \b
+    Example:
+      clearml-deploy forms check
     """
     files = _files(**given)
     stale = [name for name, content in files.items() if not _is_current(folder / name, content)]

@@ -26,7 +26,13 @@ _FLAGS_OPTION = click.option(
 @app_argument
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def options(app_name: str, as_json: bool) -> None:
-    """List every option of APP: title, parameter path, type, default, choices, help, engine flag."""
+    """List every option of APP: title, parameter path, type, default, choices, help, engine flag.
+
+    \b
+    Examples:
+      clearml-deploy options llamacpp
+      clearml-deploy options vllm --json | jq -r ".[].path"
+    """
     listed = list(load_app(app_name).settings.options())
     if as_json:
         click.echo(
@@ -71,7 +77,16 @@ def validate(
     assignments: tuple[str, ...],
     catalogue: Path | None,
 ) -> None:
-    """Check a configuration of APP; nothing is downloaded or started, no engine has to be installed."""
+    """Check a configuration of APP; nothing is downloaded or started, no engine has to be installed.
+
+    Says everything that is wrong at once, with exit code 2: unknown names, values, and what an
+    engine of the version asked for does not have.
+
+    \b
+    Examples:
+      clearml-deploy validate vllm --config qwen.json
+      clearml-deploy validate llamacpp --set Model/model=./model.gguf --set Model/top_k=40
+    """
     app = load_app(app_name)
     parameters = read_parameters(app, config_file, assignments)
     checked = check_preview(app, parameters, os.environ, catalogue)
@@ -93,7 +108,16 @@ def command(
     catalogue: Path | None,
     as_json: bool,
 ) -> None:
-    """Show what would run for a configuration of APP, secrets masked; nothing is started."""
+    """Show what would run for a configuration of APP, secrets masked; nothing is started.
+
+    For each model: the engine's command line and environment, what was translated into other words,
+    and what has no effect in the engine's version.
+
+    \b
+    Examples:
+      clearml-deploy command llamacpp --set Model/model=./model.gguf --set Model/context_size=8192
+      clearml-deploy command vllm --config qwen.json --json
+    """
     app = load_app(app_name)
     parameters = read_parameters(app, config_file, assignments)
     result = preview(app, parameters, os.environ, catalogue)

@@ -34,7 +34,13 @@ def keys() -> None:
 @click.option("--admin", is_flag=True, help="The key may also load and unload models.")
 @_FILE_OPTION
 def create(name: str, admin: bool, key_file: Path | None) -> None:
-    """Create a key called NAME and print it: it is shown only now."""
+    """Create a key called NAME and print it: it is shown only now.
+
+    \b
+    Examples:
+      clearml-deploy keys create ci-pipeline
+      clearml-deploy keys create operator --admin
+    """
     _, secret = create_key(_file(key_file), name, Role.ADMIN if admin else Role.USE)
     click.echo(secret)
 
@@ -43,7 +49,12 @@ def create(name: str, admin: bool, key_file: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_FILE_OPTION
 def list_(as_json: bool, key_file: Path | None) -> None:
-    """List the keys by name, role and date."""
+    """List the keys by name, role and date.
+
+    \b
+    Example:
+      clearml-deploy keys list
+    """
     entries = list_keys(_file(key_file))
     if as_json:
         rows = [
@@ -61,7 +72,12 @@ def list_(as_json: bool, key_file: Path | None) -> None:
 @click.argument("name")
 @_FILE_OPTION
 def revoke(name: str, key_file: Path | None) -> None:
-    """Revoke the key called NAME (or with this ID): it stops working within a second."""
+    """Revoke the key called NAME (or with this ID): it stops working within a second.
+
+    \b
+    Example:
+      clearml-deploy keys revoke ci-pipeline
+    """
     entry = revoke_key(_file(key_file), name)
     click.echo(f"revoked {entry.name}")
 

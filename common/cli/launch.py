@@ -61,7 +61,7 @@ def launch(
       clearml-deploy launch llamacpp --queue gpu --wait \\
           --set Model/model=Qwen/Qwen2.5-3B-Instruct-GGUF/qwen2.5-3b-instruct-q4_0.gguf
       clearml-deploy launch vllm --config qwen.json --project "LLM services" --name qwen
-      clearml-deploy launch vllm --queue gpu --config qwen.json --set Model/temperature=0.2
+      clearml-deploy launch vllm --queue gpu --config qwen.json --set Model/max_context_length=8192
       clearml-deploy launch llamacpp --queue gpu --config m.json --source git --branch main
       clearml-deploy launch llamacpp --queue k8s --config m.json --source installed --docker my/image:1
 

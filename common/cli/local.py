@@ -67,7 +67,15 @@ def up(
     queue: str,
     foreground: bool,
 ) -> None:
-    """Start the server, and an agent, in the background; wait until they answer."""
+    """Start the server, and an agent, in the background; wait until they answer.
+
+    It prints what to set in a shell, so that the ClearML SDK and this program use it.
+
+    \b
+    Examples:
+      clearml-deploy local up
+      clearml-deploy local up --queue gpu --data-dir ./clearml
+    """
     from common.local_server import start_background, wait_for_agent
 
     if foreground:
@@ -106,7 +114,14 @@ def up(
 @data_dir_option
 @json_option
 def down(data_dir: Path, as_json: bool) -> None:
-    """Stop the agent, its task and the server, and wait until they are gone."""
+    """Stop the agent, its task and the server, and wait until they are gone.
+
+    Data stays: the next `up` goes on with it.
+
+    \b
+    Example:
+      clearml-deploy local down
+    """
     from common.local_server import stop
 
     was_running = stop(data_dir)
@@ -120,7 +135,12 @@ def down(data_dir: Path, as_json: bool) -> None:
 @data_dir_option
 @json_option
 def status(data_dir: Path, as_json: bool) -> None:
-    """Tell what runs: server, agent, queues, tasks. Exit code 1 if the server does not."""
+    """Tell what runs: server, agent, queues, tasks. Exit code 1 if the server does not.
+
+    \b
+    Example:
+      clearml-deploy local status --json
+    """
     from common.local_server import running
 
     server = running(data_dir)
@@ -148,7 +168,12 @@ def user() -> None:
 @data_dir_option
 @json_option
 def add_user(name: str, data_dir: Path, as_json: bool) -> None:
-    """Create a user and print the new credentials, once."""
+    """Create a user and print the new credentials, once.
+
+    \b
+    Example:
+      clearml-deploy local user add guest
+    """
     from common.local_server import add_user as add
 
     created = add(data_dir, name)
@@ -166,7 +191,13 @@ def add_user(name: str, data_dir: Path, as_json: bool) -> None:
 @click.option("--everybody", is_flag=True, help="Lift the limit.")
 @data_dir_option
 def restrict(project: str, readers: str, everybody: bool, data_dir: Path) -> None:
-    """Let only the owner and the named users read PROJECT and the projects below it."""
+    """Let only the owner and the named users read PROJECT and the projects below it.
+
+    \b
+    Examples:
+      clearml-deploy local restrict "LLM services" --readers alice,bob
+      clearml-deploy local restrict "LLM services" --everybody
+    """
     from common.local_server import restrict as set_readers
 
     names = [name.strip() for name in readers.split(",") if name.strip()]

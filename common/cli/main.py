@@ -63,7 +63,14 @@ class _Commands(ErrorsEndIt):
 def main() -> None:
     """Deploy LLMs from ClearML tasks as OpenAI-compatible endpoints.
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+    \b
+    Start here:
+      clearml-deploy demo                        everything on this machine, in a minute
+      clearml-deploy launch APP --queue gpu      on your server; asks for what is missing
+      clearml-deploy register                    templates, to clone in the ClearML UI
+      clearml-deploy list                        what runs
+
+    APP is llamacpp, vllm or legacy_model. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
     """
 
 
