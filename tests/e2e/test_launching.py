@@ -182,6 +182,7 @@ def head() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.timeout(300)
 def test_each_way_serves_through_the_agent(workplace: Workplace) -> None:
     """A form from this checkout, a command from a git URL, clones from the agent's own environment."""
     model = str(packaged_model())
