@@ -6,10 +6,11 @@ import json
 import sys
 import time
 import webbrowser
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import click
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -47,7 +48,7 @@ def list_(project: str, app_name: str | None, ended: bool, as_json: bool) -> Non
         where = f' in "{project}"' if project else ""
         click.echo(f"No instance waits or runs{where}." if not ended else f"No instance{where}.")
         return
-    _print_table(found)
+    _print_instances(found, Console(highlight=False))
     for instance in found:
         if instance.remark:
             click.echo(f"{instance.id}: {instance.remark}")
@@ -72,21 +73,8 @@ def status(task_id: str, as_json: bool) -> None:
     click.echo(f"{instance.status} (task {state.task_status})  {state.reason}".rstrip())
     if instance.remark:
         click.echo(instance.remark)
-    rows = {
-        "App": instance.app,
-        "Name": instance.name,
-        "Project": instance.project,
-        "Queue": instance.queue,
-        "Worker": instance.worker,
-        "Idle": instance.idle,
-        "Endpoint": instance.endpoint,
-        "Page": instance.web_url,
-    }
-    for title, value in rows.items():
-        if value:
-            click.echo(f"{title:<9} {value}")
-    for model in state.models:
-        click.echo(f"  {model['name']}  {model.get('status', '')}  {model['url']}".rstrip())
+    _print_facts({"Name": instance.name, **_facts(instance), "Page": instance.web_url})
+    _print_models(instance)
 
 
 @click.command()
@@ -194,11 +182,26 @@ def open_(task_id: str, endpoint: bool, print_only: bool, as_json: bool) -> None
         webbrowser.open(address)
 
 
-def _print_table(instances: Iterable[Instance]) -> None:
+def _print_instances(instances: Sequence[Instance], console: Console) -> None:
+    """Print a table, or where its lines would have to be broken, a few lines for each instance."""
+    table = _table(instances)
+    if not console.is_terminal:
+        console.width = 400  # a pipe has none: nothing is cut there
+    unbound = console.options.update(width=10_000)
+    if Measurement.get(console, unbound, table).maximum <= console.width:
+        console.print(table)
+        return
+    for instance in instances:
+        console.print(Text(f"{instance.name}  {instance.status}", style="bold"))
+        _print_facts({"Task": instance.id, **_facts(instance)})
+        _print_models(instance)
+
+
+def _table(instances: Iterable[Instance]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     titles = ("Task", "App", "Name", "Status", "Idle", "Models", "Endpoint", "Queue", "Worker")
     for title in titles:
-        table.add_column(title, overflow="fold", no_wrap=title in ("Task", "Status", "App"))
+        table.add_column(title, no_wrap=True)
     for instance in instances:
         models = "\n".join(
             f"{model['name']} ({model.get('status') or '?'})" for model in instance.state.models
@@ -215,11 +218,29 @@ def _print_table(instances: Iterable[Instance]) -> None:
             instance.worker,
         )
         table.add_row(*map(Text, cells))
-    console = Console(highlight=False)
-    # A pipe has no width: nothing is cut or folded there.
-    if not console.is_terminal:
-        console.width = 400
-    console.print(table)
+    return table
+
+
+def _facts(instance: Instance) -> dict[str, str]:
+    return {
+        "App": instance.app,
+        "Project": instance.project,
+        "Queue": instance.queue,
+        "Worker": instance.worker,
+        "Idle": instance.idle,
+        "Endpoint": instance.endpoint,
+    }
+
+
+def _print_facts(facts: Mapping[str, str]) -> None:
+    for title, value in facts.items():
+        if value:
+            click.echo(f"{title:<9} {value}")
+
+
+def _print_models(instance: Instance) -> None:
+    for model in instance.state.models:
+        click.echo(f"  {model['name']}  {model.get('status', '')}  {model['url']}".rstrip())
 
 
 def _follow(api: ClearMLApi, log: TaskLog, task_id: str, as_json: bool) -> None:
