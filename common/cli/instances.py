@@ -127,7 +127,10 @@ def stop(task_id: str, timeout: float, as_json: bool) -> None:
       clearml-deploy stop TASK_ID --timeout 600
     """
     api = ClearMLApi()
-    read_instance(api, task_id)
+    instance = read_instance(api, task_id)
+    if instance.state.stage == "ready":
+        limit = f"up to {instance.drain_seconds} s" if instance.drain_seconds else "time"
+        click.echo(f"Requests in flight have {limit} to finish (General/drain_seconds).", err=True)
     started = time.monotonic()
     log = TaskLog(api, task_id)
     log.tail(0)

@@ -11,7 +11,7 @@ from typing import Any
 from common.clearml.api import ClearMLApi
 from common.clearml.task import TAG
 from common.errors import ControlPlaneError
-from common.launch.definition import APP_NAMES, TASK_TYPE
+from common.launch.definition import APP_NAMES, TASK_TYPE, values_of
 from common.launch.follow import Followed, find_task, interpret
 from common.launch.queues import in_words, read_queue, read_queues
 
@@ -40,6 +40,7 @@ class Instance:
         web_url: Its task's page in the ClearML UI.
         state: What it does.
         remark: What holds it up, in a sentence; empty when nothing does.
+        drain_seconds: How long requests may go on at its end, as its parameter says; empty: the default.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Instance:
     web_url: str
     state: Followed
     remark: str = ""
+    drain_seconds: str = ""
 
     @property
     def status(self) -> str:
@@ -180,6 +182,7 @@ class _Reader:
             web_url=self._api.task_page(project, str(task["id"])),
             state=interpret(dict(task)),
             remark=self._remark(task, queue_id),
+            drain_seconds=values_of(task.get("hyperparams") or {}).get("General/drain_seconds", ""),
         )
 
     def _remark(self, task: Mapping[str, Any], queue_id: str) -> str:

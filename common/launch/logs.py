@@ -17,7 +17,7 @@ _POLL_S = 1.0
 # Lines of one task come from the SDK and from the agent, each in batches: some arrive after younger ones.
 _LATE_MS = 60_000
 # After a task's end its agent still sends what it has.
-_LAST_LINES_S = 3.0
+_LAST_LINES_S = 6.0
 
 
 @dataclass(frozen=True)

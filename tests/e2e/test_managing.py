@@ -237,8 +237,7 @@ def test_a_stop_drains_and_the_followed_console_ends_with_it(
     assert following.returncode == 0
     assert received[-2:] == [b"data: [DONE]", b""]
     assert f"{instance} stopped" in said
-    # What the instance says about its drain is the progress.
-    assert "finishing the requests in flight" in said
+    assert "Requests in flight have up to 20 s to finish" in said
     assert "Serving on" in output
     assert "finishing the requests in flight" in output
     assert "The task has ended (stopped)" in output
