@@ -157,7 +157,7 @@ class LlamaCppModel(ModelOptions):
     yarn_attention_factor: float | None = option(
         "YaRN Attention Factor",
         flag="--yarn-attn-factor",
-        help="YaRN: scale of the attention magnitude in an extended context.",
+        help="YaRN: scale of the attention magnitude in an extended context. Commonly 1.0.",
     )
     yarn_beta_fast: float | None = option(
         "YaRN Beta Fast",

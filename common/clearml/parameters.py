@@ -19,7 +19,7 @@ _MODELS_HELP = (
 def parameter_items(
     settings: type[AppSettings[Any, Any]], values: Mapping[str, Any]
 ) -> list[dict[str, str]]:
-    """Every option as ClearML stores it: section, name, value (empty when not set), type, description."""
+    """Every option as ClearML stores it: section, name, value (ours by default, else empty), type, text."""
     items = [_item(option, values) for option in settings.options(entry=False)]
     section, _, name = MODELS_PATH.partition("/")
     listed = {
@@ -50,7 +50,10 @@ def _item(option: Option, values: Mapping[str, Any]) -> dict[str, str]:
         "section": section,
         "name": name,
         "value": render_value(
-            values.get(option.path, values.get(f"Model/{name}") if option.per_model else None)
+            values.get(
+                option.path,
+                values.get(f"Model/{name}", option.default) if option.per_model else option.default,
+            )
         ),
         "type": _TYPES[option.type],
         "description": describe(option),

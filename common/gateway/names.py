@@ -42,6 +42,8 @@ def check_endpoint_name(name: str) -> str | None:
 def _check_character(character: str) -> str | None:
     if character in "\\?#%":
         return f"the character {character!r} has a meaning of its own in a URL"
+    if character in "<>\"'`":
+        return f"the character {character!r} has a meaning of its own in a page or a shell"
     if character.isspace():
         return "the name contains white space"
     if not character.isprintable():

@@ -41,7 +41,7 @@ RoPE Frequency Base | | 10000.0
 RoPE Scaling
 RoPE Frequency Scale
 YaRN Extrapolation Mix Factor | | 1.0
-YaRN Attention Factor
+YaRN Attention Factor | | 1.0
 YaRN Beta Fast | | 32.0
 YaRN Beta Slow | | 1.0
 Threads

@@ -14,6 +14,7 @@ from common.errors import ControlPlaneError
 from common.launch.launcher import Launch, launch
 from common.launch.source import Source, git_url
 from common.launch.template import Registered, register, template_name
+from common.options.loading import render_value
 from tests.launch.conftest import ApiOf
 
 APP = load_app("llamacpp")
@@ -31,7 +32,7 @@ def registered(api: ApiOf, project: str, source: Source = OLD) -> Registered:
     return register(api, APP, source, project=project)
 
 
-def test_every_parameter_is_there_with_type_and_meaning_and_without_a_value(
+def test_every_parameter_is_there_with_type_and_meaning_and_its_default(
     api: ApiOf, project: str
 ) -> None:
     task = api.task(registered(api, project).task_id)
@@ -40,7 +41,7 @@ def test_every_parameter_is_there_with_type_and_meaning_and_without_a_value(
     for option in APP.settings.options(entry=False):
         section, name = option.path.split("/")
         item = sections[section][name]
-        assert item["value"] == "", option.path
+        assert item["value"] == render_value(option.default), option.path
         assert item["type"] in ("str", "int", "float", "bool"), option.path
         assert option.title in item["description"], option.path
         for choice in option.choices:
