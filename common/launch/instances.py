@@ -17,6 +17,8 @@ from common.launch.queues import in_words, read_queue, read_queues
 
 _ENTRY_POINT = re.compile(r"-m\s+apps\.(\w+)")
 _PAGE_SIZE = 200
+# What an instance says itself at its end; one that could not has something else there.
+_ENDINGS = ("stopped", "failed")
 _ALIVE = ("queued", "in_progress")
 # Agent and SDK report every 30 s, the instance itself every ten minutes.
 _SILENT_S = 20 * 60
@@ -56,10 +58,12 @@ class Instance:
 
     @property
     def status(self) -> str:
-        """One word: the instance's own while it runs, where its task is otherwise."""
+        """One word: the instance's own, where it has one that holds, else its task's."""
         state = self.state
         if state.task_status == "in_progress":
             return "stopping" if state.is_stopping else state.status.get("status", state.stage)
+        if state.stage == "ended" and state.status.get("status") in _ENDINGS:
+            return state.status["status"]
         return "draft" if state.task_status == "created" else state.task_status
 
     @property
