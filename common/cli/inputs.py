@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from common.errors import ConfigurationError, Problem
+from common.errors import ConfigurationError, EngineError, Problem
 from common.forms.entry import Attributes
 from common.forms.exchange import assign, read_document
 from common.launch.definition import APP_NAMES as APP_NAMES
 from common.launch.source import SOURCE_KINDS
 from common.runtime.app import App
+from common.runtime.preview import check_preview
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -114,6 +116,7 @@ def read_configuration(
     parameters: dict[str, Any] = {}
     attributes = Attributes()
     problems: list[Problem] = []
+    is_read = config_file is None
     if config_file is not None:
         try:
             document = json.loads(config_file.read_text(encoding="utf-8"))
@@ -125,6 +128,7 @@ def read_configuration(
         except ConfigurationError as error:
             problems += error.problems
         else:
+            is_read = True
             parameters.update(read.parameters)
             attributes = read.attributes
             problems += read.problems
@@ -141,8 +145,20 @@ def read_configuration(
         if problem is not None:
             problems.append(problem)
     if problems:
-        raise ConfigurationError(problems)
+        further = _further_problems(app, parameters) if is_read else []
+        raise ConfigurationError([*problems, *further])
     return Configuration(parameters, attributes)
+
+
+def _further_problems(app: App, parameters: Mapping[str, Any]) -> Sequence[Problem]:
+    """What else is wrong with a configuration that has names nobody knows: all is told at once."""
+    try:
+        check_preview(app, parameters, os.environ)
+    except ConfigurationError as error:
+        return error.problems
+    except EngineError:
+        return []
+    return []
 
 
 def read_parameters(

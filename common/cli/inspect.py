@@ -88,8 +88,9 @@ def validate(
       clearml-deploy validate llamacpp --set Model/model=./model.gguf --set Model/top_k=40
     """
     app = load_app(app_name)
+    app = app.with_catalogue(catalogue) if catalogue else app
     parameters = read_parameters(app, config_file, assignments)
-    checked = check_preview(app, parameters, os.environ, catalogue)
+    checked = check_preview(app, parameters, os.environ)
     for warning in checked.warnings:
         click.echo(f"warning: {warning}")
     count = len(checked.settings.models)
@@ -119,8 +120,9 @@ def command(
       clearml-deploy command vllm --config qwen.json --json
     """
     app = load_app(app_name)
+    app = app.with_catalogue(catalogue) if catalogue else app
     parameters = read_parameters(app, config_file, assignments)
-    result = preview(app, parameters, os.environ, catalogue)
+    result = preview(app, parameters, os.environ)
     if as_json:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return

@@ -19,40 +19,32 @@ _FIRST_PORT = 8000
 _KEY = "<key>"
 
 
-def check_preview(
-    app: App, parameters: Mapping[str, Any], environ: Mapping[str, str], catalogue: Path | None
-) -> Checked:
+def check_preview(app: App, parameters: Mapping[str, Any], environ: Mapping[str, str]) -> Checked:
     """Check a configuration without an installed engine.
 
     Args:
         app: The app.
         parameters: ``Section/name`` to value.
         environ: Where the engine is looked up; one that is not there is stood in for.
-        catalogue: A file of engine flags to use instead of the engine's own.
 
     Raises:
         ConfigurationError: All problems of the configuration.
     """
-    if catalogue is not None:
-        app = app.with_catalogue(catalogue)
     return check_parameters(app, parameters, environ, app.preview_engine)
 
 
-def preview(
-    app: App, parameters: Mapping[str, Any], environ: Mapping[str, str], catalogue: Path | None
-) -> dict[str, Any]:
+def preview(app: App, parameters: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     """The command of every model, as ``clearml-deploy command --json`` prints it.
 
     Args:
         app: The app.
         parameters: ``Section/name`` to value.
         environ: Where the engine is looked up.
-        catalogue: A file of engine flags to use instead of the engine's own.
 
     Raises:
         ConfigurationError: All problems of the configuration.
     """
-    checked = check_preview(app, parameters, environ, catalogue)
+    checked = check_preview(app, parameters, environ)
     settings, engine = checked.settings, checked.engine
     names = preliminary_names(settings)
     extras = app.extras(names, settings)

@@ -26,7 +26,10 @@ def failing_run(parameters: dict[str, Any], **more: Any) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({"Model/temprature": "1"}, ["Model/temprature", 'did you mean "Model/temperature"']),
+        (
+            {"Model/temprature": "1"},
+            ["Model/temprature", 'did you mean "Temperature" (Model/temperature)'],
+        ),
         ({"Model/temperature": "hot"}, ['"Temperature"', "'hot'", "must be a number"]),
         ({"Model/top_p": "1.5"}, ['"Top-P"', "at most 1"]),
         ({"Model/cli": "--temprature 1"}, ['"CLI"', "--temprature", "--temperature"]),

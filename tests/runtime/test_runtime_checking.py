@@ -70,7 +70,6 @@ def test_a_preview_needs_no_file_and_shows_no_secret(tmp_path: Path) -> None:
             "General/engine": "xllamacpp",
         },
         {"HOME": str(tmp_path), "PATH": ""},
-        None,
     )
     (model,) = shown["models"]
     assert model["name"] == "a/b/c.gguf"
@@ -89,7 +88,7 @@ def test_a_preview_shows_companions_and_ports_without_having_them(tmp_path: Path
         installed={"listens_on_sockets": False},
     )
     given = {"Model/model": "a/b/c.gguf", "Model/model_endpoint_name": "m"}
-    (model,) = preview(app, given, {}, None)["models"]
+    (model,) = preview(app, given, {})["models"]
     assert "tokenizer at <org/words>" in model["argv"]
     assert f"lora:sql at {tmp_path}" in model["argv"]
     assert model["argv"][model["argv"].index("--port") + 1] == "8000"

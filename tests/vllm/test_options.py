@@ -353,7 +353,11 @@ WRONG: list[tuple[dict[str, Any], list[str], str]] = [
         ["Advanced/tokenizer_pool_extra_config"],
         "JSON",
     ),
-    ({"LoRA/long_lora_scaling_factors": "2,x"}, ["LoRA/long_lora_scaling_factors"], "'x' is not one"),
+    (
+        {"LoRA/long_lora_scaling_factors": "2,x"},
+        ["LoRA/long_lora_scaling_factors"],
+        "'x' is not one",
+    ),
     ({"General/vllm_version": "0.6.5"}, ["General/vllm_version"], "0.6.6 and later"),
     ({"General/vllm_version": "0.6.6rc1"}, ["General/vllm_version"], "0.6.6 and later"),
     ({"General/vllm_version": "newest"}, ["General/vllm_version"], "must be a version such as"),
