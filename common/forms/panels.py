@@ -27,8 +27,10 @@ _STYLE = """<style>
 .deploy dl { display: grid; grid-template-columns: auto 1fr; gap: 4px 16px; margin: 0; }
 .deploy dt { text-transform: uppercase; font-size: 12px; color: #5a658e; }
 .deploy dd { margin: 0; word-break: break-all; }
-.deploy table { border-collapse: collapse; width: 100%; text-align: left; }
+.deploy table { border-collapse: collapse; width: 100%; text-align: left; font: inherit; }
 .deploy th, .deploy td { padding: 8px 12px; border-bottom: 1px solid #dce0ee; }
+.deploy td:nth-child(-n+2) { overflow-wrap: anywhere; }
+.deploy [data-status] { text-align: center; }
 .deploy pre { white-space: pre-wrap; word-break: break-all; }
 .deploy pre { padding: 12px; margin: 8px 0 0; border: 1px solid #dce0ee; }
 .deploy .wide { flex: 1 1 100%; }

@@ -252,6 +252,11 @@ def test_the_dashboards_read_what_an_instance_writes() -> None:
     )
 
 
+def test_long_addresses_wrap_in_the_models_table() -> None:
+    table = next(panel for panel in panels("vllm") if panel["title"] == "Models")
+    assert "td:nth-child(-n+2) { overflow-wrap: anywhere; }" in table["text"]
+
+
 def test_the_plots_have_the_titles_of_the_scalars() -> None:
     titles = {
         value.scalar_title for value in vars(metrics).values() if isinstance(value, metrics.Metric)
