@@ -7,11 +7,17 @@ from pathlib import Path
 import click
 
 from common.clearml.api import ClearMLApi
-from common.cli.inputs import configuration_options, load_app, read_configuration
+from common.cli.inputs import (
+    configuration_options,
+    further_problems,
+    load_app,
+    read_configuration,
+)
 from common.cli.launch import report_launched, warn
 from common.cli.prompts import ask_missing, can_ask, choose_queue
 from common.launch.clone import Clone, parameters_of, read_original
 from common.launch.clone import clone as clone_task
+from common.launch.source import Source, choose_source
 
 
 @click.command()
@@ -37,8 +43,9 @@ def clone(
     """Clone TASK_ID, a template or an instance, and launch the clone; print its task ID.
 
     It runs the same program with the same parameters, except for those that you change; an empty value
-    unsets one. Status, endpoint and generated key of the original stay behind. Everything is checked
-    before there is a task.
+    unsets one. Status, endpoint and generated key of the original stay behind. The values are checked
+    before there is a task. The clone of an instance that you ran by hand gets the program as `launch`
+    does.
 
     \b
     Examples:
@@ -49,15 +56,28 @@ def clone(
     api = ClearMLApi()
     original = read_original(api, task_id)
     app = load_app(original.app_name)
-    configuration = read_configuration(app, config_file, assignments)
+    own = parameters_of(original)
+    configuration = read_configuration(app, config_file, assignments, own)
     may_ask = can_ask(no_input=no_input)
-    queue = choose_queue(api, queue or configuration.attributes.queue, may_ask=may_ask)
     changes = configuration.parameters
+    queue = choose_queue(
+        api,
+        queue or configuration.attributes.queue,
+        may_ask=may_ask,
+        further=lambda: further_problems(app, {**own, **changes}),
+    )
     if may_ask:
         changes = {
             **changes,
-            **ask_missing(app.settings, {**parameters_of(original), **changes}),
+            **ask_missing(app.settings, {**own, **changes}),
         }
+    source = Source()
+    if original.is_by_hand:
+        source = choose_source(None, app.name)
+        where = source.repository or "the agent's own environment"
+        click.echo(
+            f"The original was run by hand; its clone gets the program from {where}.", err=True
+        )
     request = Clone(
         app=app,
         original=original,
@@ -65,5 +85,6 @@ def clone(
         changes=changes,
         name=name or configuration.attributes.name,
         project=project or configuration.attributes.project,
+        source=source,
     )
     report_launched(api, clone_task(request, api, warn), queue, wait=wait)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import click
@@ -105,9 +106,18 @@ def load_app(name: str) -> App:
 
 
 def read_configuration(
-    app: App, config_file: Path | None, assignments: tuple[str, ...]
+    app: App,
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    base: Mapping[str, Any] = MappingProxyType({}),
 ) -> Configuration:
     """Put a configuration file and single assignments together; what is worth knowing is told.
+
+    Args:
+        app: The app.
+        config_file: A file, exported or written by hand.
+        assignments: ``Section/name=value``, over the file's.
+        base: What these change, where they are no whole configuration; only checked with them.
 
     Raises:
         ConfigurationError: The file cannot be read, holds names that no option has, or an assignment has
@@ -145,13 +155,13 @@ def read_configuration(
         if problem is not None:
             problems.append(problem)
     if problems:
-        further = _further_problems(app, parameters) if is_read else []
+        further = further_problems(app, {**base, **parameters}) if is_read else []
         raise ConfigurationError([*problems, *further])
     return Configuration(parameters, attributes)
 
 
-def _further_problems(app: App, parameters: Mapping[str, Any]) -> Sequence[Problem]:
-    """What else is wrong with a configuration that has names nobody knows: all is told at once."""
+def further_problems(app: App, parameters: Mapping[str, Any]) -> Sequence[Problem]:
+    """What else is wrong with a configuration that cannot be used: all is told at once."""
     try:
         check_preview(app, parameters, os.environ)
     except ConfigurationError as error:

@@ -11,6 +11,7 @@ from common.clearml.api import ClearMLApi
 from common.cli.inputs import (
     app_argument,
     configuration_options,
+    further_problems,
     load_app,
     read_configuration,
     source_options,
@@ -53,7 +54,7 @@ def launch(
 ) -> None:
     """Launch an instance of APP on a ClearML queue and print its task ID.
 
-    Everything is checked before there is a task. On a terminal you are asked for the queue and the model
+    The values are checked before there is a task. On a terminal you are asked for the queue and the model
     if you give none; an exported configuration may hold both.
 
     \b
@@ -78,8 +79,13 @@ def launch(
             f"Not tracked by git, so not in the task: {', '.join(source.left_out)}", err=True
         )
     api = ClearMLApi()
-    queue = choose_queue(api, queue or configuration.attributes.queue, may_ask=may_ask)
     parameters = configuration.parameters
+    queue = choose_queue(
+        api,
+        queue or configuration.attributes.queue,
+        may_ask=may_ask,
+        further=lambda: further_problems(app, parameters),
+    )
     if may_ask:
         parameters = {**parameters, **ask_missing(app.settings, parameters)}
     request = Launch(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -21,8 +21,20 @@ def can_ask(*, no_input: bool) -> bool:
     return not no_input and sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def choose_queue(api: ClearMLApi, given: str, *, may_ask: bool) -> str:
+def choose_queue(
+    api: ClearMLApi,
+    given: str,
+    *,
+    may_ask: bool,
+    further: Callable[[], Sequence[Problem]] = tuple,
+) -> str:
     """The queue that was given, or the one that the user chooses among those there are.
+
+    Args:
+        api: The server.
+        given: What the user said, empty for nothing.
+        may_ask: Whether somebody can answer.
+        further: What else is wrong, to be told at once.
 
     Raises:
         ConfigurationError: None was given, and nobody can be asked.
@@ -33,7 +45,7 @@ def choose_queue(api: ClearMLApi, given: str, *, may_ask: bool) -> str:
     if not may_ask or not known:
         listed = ", ".join(sorted(known)) or "none"
         message = f"is required: --queue NAME; {api.host} has these: {listed}"
-        raise ConfigurationError([Problem(message, title="Queue", path="queue")])
+        raise ConfigurationError([Problem(message, title="Queue", path="queue"), *further()])
     for name in sorted(known):
         count = len(read_queue(api, known[name]).agents)
         agents = "no agent" if count == 0 else f"{count} agent{'s' if count != 1 else ''}"

@@ -10,17 +10,22 @@ from common.clearml.api import ClearMLApi
 from common.clearml.parameters import parameter_items
 from common.errors import ConfigurationError, Problem, UserError
 from common.launch.definition import (
+    APP_NAMES,
     VERSION_PROPERTY,
     Hyperparameters,
     app_name_of,
     by_section,
     program_version,
+    task_fields,
     values_of,
+    version_item,
     version_of,
 )
 from common.launch.follow import find_task
+from common.launch.instances import app_of
 from common.launch.launcher import enqueue_task, instance_name
 from common.launch.queues import find_queue
+from common.launch.source import Source
 from common.launch.template import is_template
 from common.options.loading import FOREIGN_SECTIONS, MODELS_PATH, load_settings
 from common.runtime.app import App
@@ -48,6 +53,11 @@ class Original:
         """Its hyperparameters, as the server keeps them."""
         return dict(self.task.get("hyperparams") or {})
 
+    @property
+    def is_by_hand(self) -> bool:
+        """Whether a person ran it (``clearml-deploy run``): it names no program that an agent could run."""
+        return not app_name_of(self.task)
+
 
 @dataclass(frozen=True)
 class Clone:
@@ -60,6 +70,7 @@ class Clone:
         changes: ``Section/name`` to value, over the original's own; an empty value unsets.
         name: Name of the instance; empty: the original's, or for a template one after the app.
         project: Its project; empty: the original's.
+        source: Where the agent gets the program, if the original was run by hand.
     """
 
     app: App
@@ -68,6 +79,7 @@ class Clone:
     changes: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
     project: str = ""
+    source: Source = Source()
 
 
 def read_original(api: ClearMLApi, task_id: str) -> Original:
@@ -78,8 +90,8 @@ def read_original(api: ClearMLApi, task_id: str) -> Original:
         ControlPlaneError: The server cannot be reached, or knows no such task.
     """
     task = find_task(api, task_id)
-    app_name = app_name_of(task)
-    if not app_name:
+    app_name = app_of(task)
+    if app_name not in APP_NAMES:
         entry_point = (task.get("script") or {}).get("entry_point") or "none"
         raise UserError(
             f'The task {task_id} ("{task.get("name")}") was not launched by clearml-deploy (its entry point is '
@@ -124,6 +136,9 @@ def clone(request: Clone, api: ClearMLApi, warn: Callable[[str], None] = lambda 
     if request.project:
         body["new_project_name"] = request.project
     task_id = str(api.call("tasks", "clone", **body)["id"])
+    if request.original.is_by_hand:
+        script = task_fields(request.app, {}, request.source)["script"]
+        api.call("tasks", "edit", task=task_id, script=script)
     enqueue_task(api, task_id, queue_id, request.queue)
     return task_id
 
@@ -164,6 +179,8 @@ def changed_hyperparameters(
             known = kept.setdefault(section, {}).get(name, {})
             kept[section][name] = {**item, **known, "value": item["value"]}
     version = own.get("properties", {}).get(VERSION_PROPERTY)
+    if request.original.is_by_hand:
+        version = version_item()
     return {**kept, "properties": {VERSION_PROPERTY: version}} if version else kept
 
 

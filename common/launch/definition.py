@@ -41,12 +41,6 @@ def task_fields(
         container: Image for agents in Docker mode.
         container_arguments: Arguments for ``docker run``.
     """
-    version = {
-        "section": "properties",
-        "name": VERSION_PROPERTY,
-        "value": program_version(),
-        "type": "str",
-    }
     return {
         "type": TASK_TYPE,
         "tags": [TAG, app.name],
@@ -66,7 +60,17 @@ def task_fields(
             "requirements": {"pip": "\n".join(source.packages)},
         },
         "container": {"image": container, "arguments": container_arguments} if container else {},
-        "hyperparams": by_section([*parameter_items(app.settings, parameters), version]),
+        "hyperparams": by_section([*parameter_items(app.settings, parameters), version_item()]),
+    }
+
+
+def version_item() -> dict[str, str]:
+    """The user property that says which version of this program made a task."""
+    return {
+        "section": "properties",
+        "name": VERSION_PROPERTY,
+        "value": program_version(),
+        "type": "str",
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,9 +166,60 @@ def test_a_task_of_another_version_is_told_so(api: ApiOf, template: str, queue: 
 
 
 def test_a_task_of_somebody_elses_is_refused(api: ApiOf) -> None:
-    task_id = api.call("tasks", "create", name="a training", script={"entry_point": "train.py"})
+    given = {"name": "a training", "type": "training", "script": {"entry_point": "train.py"}}
+    task_id = api.call("tasks", "create", **given)
     with pytest.raises(UserError, match=r"a training.*'train.py'.*clearml-deploy register"):
         read_original(api, task_id["id"])
+
+
+@pytest.fixture
+def by_hand(api: ApiOf, instance: str) -> str:
+    """An instance that somebody ran in a terminal: the SDK wrote the command into its task."""
+    task = api.task(instance)
+    given = {"repository": "", "entry_point": ".venv/bin/clearml-deploy", "diff": "of that day"}
+    fields = {name: task[name] for name in ("project", "type", "tags")}
+    hyperparams = {
+        section: items for section, items in task["hyperparams"].items() if section != "properties"
+    }
+    new = api.call(
+        "tasks", "create", name="ran here", script=given, hyperparams=hyperparams, **fields
+    )
+    return str(new["id"])
+
+
+def test_a_clone_of_an_instance_that_was_run_by_hand_gets_a_program(
+    cli: Callable[..., subprocess.CompletedProcess[str]], api: ApiOf, by_hand: str, queue: str
+) -> None:
+    done = cli("clone", by_hand, "--queue", queue, "--set", "Model/temperature=0.25")
+    assert done.returncode == 0, done.stderr
+    assert "run by hand; its clone gets the program from file://" in done.stderr
+    task, before = api.task(done.stdout.strip()), api.task(by_hand)
+    assert task["name"] == "ran here"
+    script = task["script"]
+    assert script["entry_point"] == "-m apps.llamacpp"
+    assert script["repository"].startswith("file://")
+    assert script["diff"] != before["script"]["diff"]
+    assert any(line.startswith("clearml>=") for line in script["requirements"]["pip"].splitlines())
+    assert values(task, "properties") == {VERSION_PROPERTY: program_version()}
+    assert values(task, "Model") == {**values(before, "Model"), "temperature": "0.25"}
+    assert "Status" not in task["hyperparams"]
+
+
+def test_all_that_is_wrong_with_a_clone_is_told_at_once(
+    cli: Callable[..., subprocess.CompletedProcess[str]], instance: str, tmp_path: Path
+) -> None:
+    """The original's own values count: its model is not missing."""
+    file = tmp_path / "changes.json"
+    file.write_text('{"Model": {"temprature": 1}, "General/port": "x"}', encoding="utf-8")
+    done = cli("clone", instance, "--queue", "q", "--config", str(file), "--set", "Model/top_k=x")
+    assert done.returncode == 2
+    assert "has 3 problems" in done.stderr
+    for words in ("Model/temprature", "General/port", "Model/top_k"):
+        assert words in done.stderr
+    done = cli("clone", instance, "--set", "Model/top_k=x")
+    assert "has 2 problems" in done.stderr
+    for words in ('"Queue" (queue)', "Model/top_k"):
+        assert words in done.stderr
 
 
 def test_the_command_clones_and_says_what_the_clone_waits_for(

@@ -111,6 +111,7 @@ def test_nobody_is_asked_without_a_terminal(
     done = cli(*LAUNCH)
     assert done.returncode == 2
     assert '"Queue" (queue): is required: --queue NAME' in done.stderr
+    assert '"Model" (Model/model): is required' in done.stderr
     assert queue in done.stderr
     assert done.stdout == ""
 
