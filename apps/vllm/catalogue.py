@@ -12,13 +12,18 @@ parser reads: ``str``, ``int``, ``float``, ``bool``, ``json``, ``json_or_str``, 
 ``human_int`` (``32k``), ``human_int_or_auto``, ``list[...]`` (one or more values after the flag) or
 ``append[...]`` (the flag once per value). ``choices`` are the values that the parser enforces.
 ``deprecated`` flags are accepted and announce their end.
+
+Beside ``flags`` there may be ``values``: for flags whose parser takes any text, the names that vLLM has
+registered and looks the text up among when it starts, read where nothing else registers more::
+
+    {"version": "0.32.0", "values": {"--tool-call-parser": ["hermes", "mistral"]}, "flags": {...}}
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +43,10 @@ OLDEST = Version("0.6.6")
 
 @dataclass(frozen=True)
 class CatalogueFlag:
-    """One flag of a vLLM; the module's text says what the attributes mean."""
+    """One flag of a vLLM; the module's text says what the attributes mean.
+
+    `registered` are its ``values``, empty where they are not known.
+    """
 
     name: str
     aliases: tuple[str, ...] = ()
@@ -47,6 +55,7 @@ class CatalogueFlag:
     type: str | None = "str"
     choices: tuple[str, ...] = ()
     deprecated: bool = False
+    registered: tuple[str, ...] = ()
 
     @property
     def is_list(self) -> bool:
@@ -90,6 +99,11 @@ class Catalogue:
         found = self.find(name)
         return found is not None and not found.deprecated
 
+    def without_values(self, flags: Collection[str]) -> Catalogue:
+        """The same, where names are not known that vLLM has registered for some flags."""
+        opened = {f.name: replace(f, registered=()) for f in self if f.name in flags}
+        return Catalogue(self.version, {**self.flags, **opened})
+
     @cached_property
     def _aliases(self) -> Mapping[str, CatalogueFlag]:
         return {alias: flag for flag in self for alias in flag.aliases}
@@ -124,21 +138,29 @@ def parse_catalogue(document: Mapping[str, Any]) -> Catalogue:
         Version(version)
     except InvalidVersion as error:
         raise ValueError(f"{version!r} is no version") from error
-    return Catalogue(version, {name: _flag(name, item) for name, item in document["flags"].items()})
+    values = document.get("values") or {}
+    flags = document["flags"].items()
+    return Catalogue(version, {name: _flag(name, i, values.get(name)) for name, i in flags})
 
 
 def render_catalogue(catalogue: Catalogue) -> str:
     """Write a catalogue as JSON, a flag a line, sorted by name."""
-    lines = [
-        f"{json.dumps(flag.name)}: {json.dumps(_flag_to_json(flag), separators=(',', ':'))}"
-        for flag in sorted(catalogue, key=lambda flag: flag.name)
-    ]
-    head = json.dumps({"version": catalogue.version})
-    return head[:-1] + ', "flags": {\n' + ",\n".join(lines) + "\n}}\n"
+    flags = sorted(catalogue, key=lambda flag: flag.name)
+    text = json.dumps({"version": catalogue.version})[:-1]
+    if values := {flag.name: flag.registered for flag in flags if flag.registered}:
+        text += f', "values": {_lines(values)}'
+    return f'{text}, "flags": {_lines({flag.name: _flag_to_json(flag) for flag in flags})}}}\n'
 
 
-def _flag(name: str, item: Mapping[str, Any]) -> CatalogueFlag:
+def _lines(items: Mapping[str, Any]) -> str:
+    lines = (f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'))}" for k, v in items.items())
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+def _flag(name: str, item: Mapping[str, Any], values: object) -> CatalogueFlag:
     takes = item["takes_value"]
+    if not isinstance(values, (list, type(None))):
+        raise TypeError(f"{name}: its values are no list")
     if takes not in ("none", "required", "optional"):
         raise ValueError(f"{name}: takes_value {takes!r} is none of none, required, optional")
     return CatalogueFlag(
@@ -149,6 +171,7 @@ def _flag(name: str, item: Mapping[str, Any]) -> CatalogueFlag:
         type=item.get("type"),
         choices=tuple(map(str, item.get("choices") or ())),
         deprecated=bool(item.get("deprecated")),
+        registered=tuple(map(str, values or ())),
     )
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 
 from apps.vllm.catalogue import CatalogueFlag
+from apps.vllm.registered_names import unregistered
 
 _DECIMAL = re.compile(r"\d+(\.\d+)?[kmgt]|\d+[KMGT]")
 ZERO = "cannot hold a zero character: no argument can"
@@ -26,6 +27,8 @@ def value_problem(flag: CatalogueFlag, value: str) -> str | None:
         more = len(choices) - _SHOWN
         listed = ", ".join(choices[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
         return f"cannot be {value!r}; vLLM knows {listed}"
+    if names := unregistered(flag, value):
+        return f"cannot be {value!r}{names}"
     wanted = _wanted(flag.type or "str", value)
     return f"cannot be {value!r}: {wanted} is needed" if wanted else None
 

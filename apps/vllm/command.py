@@ -8,12 +8,14 @@ access log; the environment. "CLI" replaces the fields, "Model Overrides" win ov
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from apps.vllm.catalogue import OLDEST, Catalogue
 from apps.vllm.cli import read_cli, read_overrides
 from apps.vllm.facts import EngineFacts
+from apps.vllm.registered_names import opened_by_plugins
 from apps.vllm.request import EngineRequest
 from apps.vllm.translation import write_fields, write_variables
 from apps.vllm.translation.logs import quiet_access_log
@@ -120,6 +122,7 @@ def version_problem(catalogue: Catalogue) -> Problem | None:
 
 def _write(plan: ModelPlan, settings: AnySettings, facts: EngineFacts) -> CommandWriter:
     request = EngineRequest(plan.options, settings)
+    facts = replace(facts, catalogue=opened_by_plugins(facts.catalogue, request))
     overrides = read_overrides({} if request.cli else request.overrides, facts.catalogue)
     writer = CommandWriter(plan, request, facts, overridden=overrides.names)
     writer.add(("--served-model-name", plan.name), *_listen(plan.address, facts.catalogue))

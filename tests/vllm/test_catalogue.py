@@ -55,6 +55,7 @@ def catalogue() -> Catalogue:
         CatalogueFlag("--size", aliases=("-s",), type="int", choices=("1", "2")),
         CatalogueFlag("--eager", negations=("--no-eager",), takes_value="none", type=None),
         CatalogueFlag("--names", type="list[str]"),
+        CatalogueFlag("--parser", registered=("a", "b")),
         CatalogueFlag("--old", type="append[str]", deprecated=True),
     )
     return Catalogue("1.2.3+cpu", {flag.name: flag for flag in flags})
@@ -86,6 +87,16 @@ def test_rendered_and_parsed_it_is_the_same() -> None:
     text = render_catalogue(catalogue())
     assert parse_catalogue(json.loads(text)) == catalogue()
     assert '"choices":[1,2]' in text
+    assert json.loads(text)["values"] == {"--parser": ["a", "b"]}
+    assert "registered" not in text
+
+
+def test_registered_names_may_be_left_out() -> None:
+    opened = catalogue().without_values({"--parser", "--none"})
+    assert opened.flags["--parser"] == CatalogueFlag("--parser")
+    assert {**opened.flags, "--parser": None} == {**catalogue().flags, "--parser": None}
+    assert '"values"' not in render_catalogue(opened)
+    assert parse_catalogue(json.loads(render_catalogue(opened))) == opened
 
 
 @pytest.mark.parametrize(
@@ -96,6 +107,11 @@ def test_rendered_and_parsed_it_is_the_same() -> None:
         ('{"flags": {}}', "'version' is missing"),
         ('{"version": "new", "flags": {}}', "'new' is no version"),
         ('{"version": "1", "flags": {"--a": {}}}', "'takes_value' is missing"),
+        (
+            '{"version": "1", "flags": {"--a": {"takes_value": "none"}}, "values": {"--a": 1}}',
+            "its values are no list",
+        ),
+        ('{"version": "1", "flags": {"--a": {}}, "values": [1]}', "is no catalogue of vLLM flags"),
         ('{"version": "1", "flags": {"--a": {"takes_value": 1}}}', "takes_value 1 is none of"),
     ],
 )

@@ -112,6 +112,7 @@ def test_engine_that_refuses_its_model_ends_the_instance(
         ({"Model/max_context_length": 4096}, "is above the model's own 512"),
         ({"Model/gpus_tensor_parallel_size": 3}, "does not divide the model's 2 attention heads"),
         ({"Model/cli": "--enforce-eagr"}, "--enforce-eager"),
+        ({"Model/tool_call_parser": "herms"}, "did you mean hermes?"),
         ({"Model/model": "/nowhere/model"}, "There is no folder /nowhere/model"),
     ],
 )

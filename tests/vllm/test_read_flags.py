@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from apps.vllm import read_flags
 from apps.vllm.catalogue import SHIPPED, CatalogueFlag, load_catalogue, render_catalogue
 from apps.vllm.read_flags import installed_vllm, read_catalogue
 from common.errors import EngineConfigurationError
@@ -59,6 +60,114 @@ def test_every_kind_of_argument_is_described(tmp_path: Path) -> None:
         ],
         key=lambda item: item.name,
     )
+
+
+REGISTRIES = """
+import types
+from typing import Literal
+
+
+def module(name, **names):
+    sys.modules[name] = types.ModuleType(name)
+    vars(sys.modules[name]).update(names)
+
+
+class Manager:
+    tool_parsers = {"eager": object}
+    lazy_parsers = {"lazy": ("module", "class")}
+
+
+class OldManager:
+    reasoning_parsers = {"old": object}
+
+
+class Registry:
+    def __init__(self):
+        self.tokenizers = {"own": ("module", "class")}
+
+
+class Broken(types.ModuleType):
+    def __getattr__(self, name):
+        raise RuntimeError("no device")
+
+
+module("vllm.tool_parsers", ToolParserManager=Manager)
+module("vllm.entrypoints.openai.reasoning_parsers", ReasoningParserManager=OldManager)
+module("vllm.config.model", TokenizerMode=Literal["auto", "own"])
+module("vllm.tokenizers.registry", TokenizerRegistry=Registry())
+module("vllm.model_executor.layers.quantization", QUANTIZATION_METHODS=["fp8", "awq"])
+sys.modules["vllm.model_executor.model_loader"] = Broken("vllm.model_executor.model_loader")
+"""
+LOOKED_UP = """
+serve.add_argument("--tool-call-parser")
+serve.add_argument("--reasoning-parser")
+serve.add_argument("--tokenizer-mode")
+serve.add_argument("--quantization", "-q", choices=QUANTIZATION)
+serve.add_argument("--load-format")
+"""
+
+
+def test_names_that_vllm_has_registered_are_read(tmp_path: Path) -> None:
+    python = make_environment(
+        tmp_path / "env", prepare=REGISTRIES, arguments=LOOKED_UP.replace("QUANTIZATION", "None")
+    )
+    catalogue = read_catalogue(python, os.environ, tmp_path / "cache")
+    assert {name: flag.registered for name, flag in catalogue.flags.items()} == {
+        "--tool-call-parser": ("eager", "lazy"),
+        "--reasoning-parser": ("old",),
+        "--tokenizer-mode": ("auto", "own"),
+        "--quantization": ("awq", "fp8"),
+        "--load-format": (),
+    }
+    assert read_catalogue(python, os.environ, tmp_path / "cache") == catalogue
+
+
+def test_names_are_not_looked_for_where_the_parser_enforces_its_own(tmp_path: Path) -> None:
+    python = make_environment(
+        tmp_path / "env", prepare=REGISTRIES, arguments=LOOKED_UP.replace("QUANTIZATION", '["x"]')
+    )
+    found = read_catalogue(python, os.environ, tmp_path / "cache").flags["--quantization"]
+    assert (found.choices, found.registered) == (("x",), ())
+
+
+@pytest.mark.parametrize(
+    ("group", "target", "is_read"),
+    [
+        ("vllm.general_plugins", "theirs.plugin:register", False),
+        ("vllm.platform_plugins", "theirs.platform:register", False),
+        ("vllm.general_plugins", "vllm.plugins.lora:register", True),
+        ("console_scripts", "theirs.main:main", True),
+    ],
+)
+def test_names_are_unknown_once_a_plugin_may_register_more(
+    tmp_path: Path, group: str, target: str, is_read: bool
+) -> None:
+    python = make_environment(
+        tmp_path / "env", prepare=REGISTRIES, arguments=LOOKED_UP.replace("QUANTIZATION", "None")
+    )
+    assert read_catalogue(python, os.environ, tmp_path).flags["--tool-call-parser"].registered
+    plugin = metadata_folder(python).parent / "theirs-1.0.dist-info"
+    plugin.mkdir()
+    (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (plugin / "entry_points.txt").write_text(f"[{group}]\nname = {target}\n")
+    flags = read_catalogue(python, os.environ, tmp_path).flags
+    assert any(flag.registered for flag in flags.values()) == is_read
+    assert list(flags) == sorted(line.split('"')[1] for line in LOOKED_UP.strip().splitlines())
+
+
+def test_what_another_reader_kept_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = tmp_path / "count"
+    python = make_environment(tmp_path / "env", prepare=f"open({str(count)!r}, 'a').write('x')")
+    former = tmp_path / "former.py"
+    former.write_text(f"# of a former release\n{read_flags.READER.read_text()}")
+    with monkeypatch.context() as patch:
+        patch.setattr(read_flags, "READER", former)
+        read_catalogue(python, os.environ, tmp_path / "cache")
+    for _ in range(2):
+        read_catalogue(python, os.environ, tmp_path / "cache")
+    assert count.read_text() == "xx"
 
 
 LOUD = """
@@ -275,3 +384,4 @@ def test_the_installed_vllm_says_what_is_shipped(vllm_python: Path, tmp_path: Pa
     # Its choices name the platform that it runs on; the shipped one was read on a GPU.
     device = "--mm-processor-device"
     assert {**catalogue.flags, device: None} == {**shipped.flags, device: None}
+    assert "hermes" in catalogue.flags["--tool-call-parser"].registered

@@ -6,8 +6,9 @@ import difflib
 import json
 import re
 
-from apps.vllm.catalogue import SHIPPED, CatalogueFlag, load_catalogue
+from apps.vllm.catalogue import CatalogueFlag
 from apps.vllm.history import why_value_missing
+from apps.vllm.registered_names import shipped_values, unregistered
 from apps.vllm.request import Given
 from apps.vllm.translation.writer import Argument, compact
 from common.options.structured import split_values
@@ -65,22 +66,19 @@ def plain_number(text: str) -> int | None:
     return int(float(number) * base ** _POWERS[suffix.lower()])
 
 
-def shipped_values(flag: str) -> frozenset[str]:
-    """The values that any shipped catalogue enforces for a flag."""
-    catalogues = (load_catalogue(path) for path in sorted(SHIPPED.glob("*.json")))
-    return frozenset(
-        value for catalogue in catalogues if (f := catalogue.find(flag)) for value in f.choices
-    )
-
-
 def check_choice(found: CatalogueFlag, value: str, item: Given, version: str) -> None:
-    """Check a value against what the parser enforces, and against what is known to have left.
+    """Check a value against what the parser enforces, what is registered, and what is known to have left.
 
     Raises:
         UnfitValueError: It is not among the values.
     """
     if reason := why_value_missing(found.name, value, version):
         raise UnfitValueError(reason)
+    if names := unregistered(found, value):
+        reason = f"vLLM {version} has no {value!r} for {found.name}{names}"
+        if value in shipped_values(found.name):
+            raise UnfitValueError(reason)
+        raise UnfitValueError(f"is known to no vLLM: {reason}", is_mistake=True)
     if found.accepts(value):
         return
     known = shipped_values(found.name) | set(item.option.choices)
