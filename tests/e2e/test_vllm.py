@@ -12,7 +12,7 @@ import requests
 from openai import OpenAI
 
 from tests.e2e.conftest import Workplace
-from tests.e2e.instances import assert_all_gone
+from tests.e2e.instances import assert_all_gone, wait_for
 from tests.e2e.test_through_agent import engines_of
 from tests.vllm.engine_environment import GENERAL, READY_S, SMALL, installed_environment
 from tests.vllm.tiny_models import make_adapter, make_model
@@ -68,6 +68,16 @@ def family_of(task_id: str) -> list[psutil.Process]:
     return list({process.pid: process for process in (*found, *below)}.values())
 
 
+def loading_family_of(task_id: str) -> list[psutil.Process]:
+    """A task's processes once the one that loads the weights is among them; none before."""
+    try:
+        family = family_of(task_id)
+        is_loading = any("EngineCore" in " ".join(process.cmdline()) for process in family)
+    except psutil.NoSuchProcess:
+        return []
+    return family if is_loading else []
+
+
 def test_model_and_adapter_of_the_registry_until_an_abort(
     workplace: Workplace, registered: tuple[str, str]
 ) -> None:
@@ -109,6 +119,16 @@ def test_model_and_adapter_of_the_registry_until_an_abort(
     workplace.cli("stop", task_id)
     assert workplace.task(task_id)["status"] == "stopped"
     assert_all_gone(family, 10)
+
+
+def test_an_abort_while_vllm_loads_stops_the_task(workplace: Workplace, tmp_path: Path) -> None:
+    model = {"model": str(make_model(tmp_path / "tiny")), **SMALL}
+    task_id = launch(workplace, "vllm", **GENERAL, **{"Models/models": json.dumps([model])})
+    family = wait_for(lambda: loading_family_of(task_id), READY_S, "an engine that loads")
+    workplace.cli("stop", task_id)
+    assert workplace.task(task_id)["status"] == "stopped"
+    assert_all_gone(family, 10)
+    assert "ready after" not in workplace.log(task_id)
 
 
 def test_a_context_that_is_too_long_fails_the_task_by_name(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +42,15 @@ def of_engine(instance: Instance, words: str) -> psutil.Process:
     ]
     assert found, [process.cmdline() for process in instance.family()]
     return found[-1]
+
+
+def titles(instance: Instance) -> str:
+    """The command lines of all that runs now, as vLLM renames them."""
+    lines = []
+    for process in instance.family():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            lines += process.cmdline()
+    return " ".join(lines)
 
 
 def answer(instance: Instance, tokens: int = 4) -> requests.Response:
@@ -89,6 +100,25 @@ def test_killed_instance_leaves_no_process(instance: Instance) -> None:
     instance.process.kill()
     instance.process.wait(10)
     assert_all_gone(family, 15)
+
+
+def test_terminated_while_loading_leaves_no_process(
+    vllm_environment: EngineEnvironment, tiny: TinyModels
+) -> None:
+    parameters = {
+        **GENERAL,
+        "Model/model": str(tiny.base),
+        **{f"Model/{name}": value for name, value in SMALL.items()},
+    }
+    with running_instance(parameters, app="vllm", environ=ENVIRON, serving=False) as instance:
+        wait_for(lambda: "EngineCore" in titles(instance), READY_S, "an engine that loads")
+        assert [model["status"] for model in instance.models()] == ["loading"]
+        family = instance.family()
+        instance.process.send_signal(signal.SIGTERM)
+        assert instance.wait_end(30) == 0
+        assert_all_gone(family, 10)
+        assert "ready after" not in instance.console
+        assert "Traceback" not in instance.console
 
 
 def test_engine_that_refuses_its_model_ends_the_instance(
