@@ -147,7 +147,10 @@ def _login_error(host: str, error: Exception) -> ControlPlaneError:
         return ServerAwayError(
             f"The ClearML server {host} cannot be reached. Check that it runs and that clearml.conf names it."
         )
-    return ControlPlaneError(f"The login at the ClearML server {host} failed: {text}")
+    return ControlPlaneError(
+        f"The login at the ClearML server {host} failed: {text}. Check the credentials in clearml.conf; new "
+        "ones are made in the ClearML UI, in the workspace's settings."
+    )
 
 
 def is_configured(environ: dict[str, str] | os._Environ[str] = os.environ) -> bool:

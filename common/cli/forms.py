@@ -118,7 +118,9 @@ def check(folder: Path, **given: Any) -> None:
 def package(folder: Path, **given: Any) -> None:
     """Write a zip archive per app, as a server's upload_apps.py takes it; the same input, the same bytes.
 
-    Example: clearml-deploy forms package --repository https://git.acme.com/clearml-deploy.git -o dist
+    \b
+    Example:
+      clearml-deploy forms package --repository https://git.acme.com/clearml-deploy.git -o dist
     """
     if given["repository"] == UNKNOWN_REPOSITORY:
         click.echo(

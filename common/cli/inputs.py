@@ -90,7 +90,7 @@ def source_options(command: Command) -> Command:
             "container_arguments",
             default="",
             metavar="ARGS",
-            help='Arguments for docker run, in one word: "--network host".',
+            help="Arguments for docker run, all in one pair of quotes.",
         ),
     )
     for option in reversed(options):

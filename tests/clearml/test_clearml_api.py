@@ -73,6 +73,7 @@ def test_wrong_credentials_are_a_refusal_without_the_secret(
     env.update(CLEARML_API_ACCESS_KEY="nobody", CLEARML_API_SECRET_KEY="wrong-secret-123")
     answer = ask(env, "queues.get_all")
     assert answer.startswith("refused The login at the ClearML server")
+    assert "Check the credentials in clearml.conf" in answer
     assert "wrong-secret-123" not in answer
 
 

@@ -95,6 +95,30 @@ CASES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
             "idle_idle_time_limit_hours": 0.5,
         },
     ),
+    "vllm": (
+        {
+            "Models/models": json.dumps(
+                [
+                    {"enforce_eager": True, "model": "org/repo", "max_context_length": 4096},
+                    {"model": "org/other", "dtype": "float16"},
+                ]
+            ),
+            "LoRA/enable_lora": "true",
+            "LoRA/lora_modules": "org/repo:sql=org/adapter",
+            "General/vllm_version": "0.10.0",
+            "Advanced/task": "generate",
+        },
+        {
+            "models": [
+                {"model": "org/repo", "max_context_length": 4096, "enforce_eager": True},
+                {"model": "org/other", "dtype": "float16"},
+            ],
+            "lora_enable_lora": True,
+            "lora_lora_modules": "org/repo:sql=org/adapter",
+            "general_vllm_version": "0.10.0",
+            "advanced_task": "generate",
+        },
+    ),
     "legacy_model": (
         {"Model/model": "org/repo", "Model/max_model_length": "4096"},
         {"model": "org/repo", "max_model_length": 4096},
@@ -102,10 +126,13 @@ CASES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("app", "source"), [("llamacpp", "local"), ("legacy_model", "installed")])
+@pytest.mark.parametrize(
+    ("app", "source"), [("llamacpp", "local"), ("vllm", "local"), ("legacy_model", "installed")]
+)
 def test_the_four_ways_make_the_same_task(
-    app: str, source: str, workplace: Workplace, idle_queue: str
+    app: str, source: str, workplace: Workplace, idle_queue: str, tmp_path: Path
 ) -> None:
+    """And a fifth: the exported configuration of one of them, launched."""
     parameters, entry = CASES[app]
     given = {
         "app": app,
@@ -125,6 +152,11 @@ def test_the_four_ways_make_the_same_task(
             CLONE_WITH_SDK, template, json.dumps(parameters), idle_queue
         ).split()[-1],
     }
+    file = tmp_path / "exported.json"
+    workplace.cli("export", ways["form"], "-o", str(file))
+    ways["export"] = workplace.cli(
+        "launch", app, "--config", str(file), "--source", source, *CONTAINER
+    ).strip()
     tasks = {way: what_counts(workplace.task(task_id)) for way, task_id in ways.items()}
     with workplace.server.client() as client:
         for task_id in ways.values():
@@ -132,6 +164,7 @@ def test_the_four_ways_make_the_same_task(
     form = tasks.pop("form")
     for path, value in parameters.items():
         assert form["parameters"][path]["value"] == value
+    assert form["parameters"]["General/drain_seconds"]["value"] == "30.0"
     assert form["script"]["entry_point"] == f"-m apps.{app}"
     assert (form["type"], form["tags"], form["status"]) == (
         "inference",
