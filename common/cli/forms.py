@@ -38,7 +38,13 @@ def forms() -> None:
 def _form_options(command: Command) -> Command:
     """What the server's administrator decides."""
     for decorate in (
-        click.option("--image", default="", help="Container image of the task."),
+        click.option(
+            "--image",
+            "images",
+            multiple=True,
+            metavar="[APP=]IMAGE",
+            help="Container image of the tasks, or of those of one APP; may be repeated.",
+        ),
         click.option(
             "--default-queue",
             default=Deployment.queue,
@@ -119,8 +125,10 @@ def package(folder: Path, **given: Any) -> None:
     """Write a zip archive per app, as a server's upload_apps.py takes it; the same input, the same bytes.
 
     \b
-    Example:
+    Examples:
       clearml-deploy forms package --repository https://git.acme.com/clearml-deploy.git -o dist
+      clearml-deploy forms package --repository https://git.acme.com/clearml-deploy.git -o dist \\
+          --image llamacpp=acme/clearml-deploy-llamacpp:1 --image vllm=acme/clearml-deploy-vllm:1
     """
     if given["repository"] == UNKNOWN_REPOSITORY:
         click.echo(
@@ -146,15 +154,20 @@ def _files(**given: Any) -> dict[str, bytes]:
 
 
 def _documents(
-    overrides: Path | None, repository: str, branch: str, default_queue: str, image: str
+    overrides: Path | None,
+    repository: str,
+    branch: str,
+    default_queue: str,
+    images: tuple[str, ...],
 ) -> dict[str, dict[str, Any]]:
     """The form of every app.
 
     Raises:
         ConfigurationError: Overrides that fit no form.
         UserError: The overrides cannot be read, or the program does not run from a checkout.
+        BadParameter: An image of an app that there is not.
     """
-    deployment = Deployment(repository, branch, default_queue, image)
+    image_of = _read_images(images)
     assets = _assets()
     documents: dict[str, dict[str, Any]] = {}
     for name in APP_NAMES:
@@ -165,7 +178,9 @@ def _documents(
             title=app.title,
             version=metadata.version("clearml-deploy"),
             packages=requirements(name),
-            deployment=deployment,
+            deployment=Deployment(
+                repository, branch, default_queue, image_of.get(name, image_of.get("", ""))
+            ),
         )
     if overrides is not None:
         by_id = {form["id"]: form for form in documents.values()}
@@ -175,6 +190,19 @@ def _documents(
         if problems := check_form(form, assets):
             raise InternalError(f"The form of {name} does not conform: {'; '.join(problems)}")
     return documents
+
+
+def _read_images(images: tuple[str, ...]) -> dict[str, str]:
+    """Image by app; under no name the one of the other apps."""
+    found = {}
+    for given in images:
+        app_name, equals, image = given.rpartition("=")
+        if equals and app_name not in APP_NAMES:
+            raise click.BadParameter(
+                f"{app_name!r} is none of {', '.join(APP_NAMES)}.", param_hint="--image"
+            )
+        found[app_name] = image
+    return found
 
 
 def _read_overrides(path: Path) -> Any:

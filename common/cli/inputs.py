@@ -129,7 +129,8 @@ def read_configuration(
     is_read = config_file is None
     if config_file is not None:
         try:
-            document = json.loads(config_file.read_text(encoding="utf-8"))
+            # Some editors begin a file with a byte order mark.
+            document = json.loads(config_file.read_text(encoding="utf-8-sig"))
             read = read_document(app.name, app.settings, document)
         except OSError as error:
             problems.append(Problem(f"cannot be read: {error.strerror}", path=str(config_file)))

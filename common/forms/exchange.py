@@ -188,12 +188,17 @@ def _tidied(option: Option, value: Any) -> Any:
 
 def _check_envelope(app_name: str, document: Mapping[str, Any]) -> None:
     app, version = document.get("app"), document.get("version", 0)
+    problems = []
     if app is not None and app != app_name:
         message = f"the file is a configuration of {app}, not of {app_name}"
-        raise ConfigurationError([Problem(message, path="app", value=app)])
-    if not isinstance(version, int) or version > VERSION:
+        problems.append(Problem(message, path="app", value=app))
+    if not isinstance(version, int):
+        problems.append(Problem("must be a whole number", path="version", value=version))
+    elif version > VERSION:
         message = f"this program reads files up to version {VERSION}; a newer one wrote this"
-        raise ConfigurationError([Problem(message, path="version", value=version)])
+        problems.append(Problem(message, path="version", value=version))
+    if problems:
+        raise ConfigurationError(problems)
 
 
 class _Reading:

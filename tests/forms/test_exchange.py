@@ -218,6 +218,11 @@ def test_one_option_given_twice_with_two_values_is_a_problem() -> None:
     [
         ({"app": "vllm", "version": 1, "values": {}}, "configuration of vllm, not of llamacpp"),
         ({"app": "llamacpp", "version": 2, "values": {}}, "newer"),
+        (
+            {"app": "llamacpp", "version": "1", "values": {}},
+            "version = '1': must be a whole number",
+        ),
+        ({"app": "vllm", "version": 2, "values": {}}, "has 2 problems"),
         ([], "must be a JSON object"),
     ],
 )

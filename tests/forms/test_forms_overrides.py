@@ -160,3 +160,17 @@ def test_a_package_without_a_repository_is_warned_of(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "warning: no --repository given" in result.output
     assert {path.name for path in tmp_path.iterdir()} == {f"{app}.zip" for app in APPS}
+
+
+def test_each_app_can_have_an_image_of_its_own(tmp_path: Path) -> None:
+    images = ("--image", "acme/all:1", "--image", "vllm=acme.com:5000/vllm:2")
+    assert run("build", "-o", str(tmp_path), *images).exit_code == 0
+    found = {}
+    for app in APPS:
+        text = (tmp_path / f"{app}.app.conf").read_text(encoding="utf-8")
+        found[app] = json.loads(text[text.index("{") :])["task"]["container"]["image"]
+    assert found.pop("vllm") == "acme.com:5000/vllm:2"
+    assert set(found.values()) == {"acme/all:1"}
+    result = run("build", "-o", str(tmp_path), "--image", "vlm=acme/vllm:2")
+    assert result.exit_code == 2
+    assert "'vlm' is none of llamacpp, vllm, legacy_model" in result.output

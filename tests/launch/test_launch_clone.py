@@ -210,7 +210,9 @@ def test_all_that_is_wrong_with_a_clone_is_told_at_once(
 ) -> None:
     """The original's own values count: its model is not missing."""
     file = tmp_path / "changes.json"
-    file.write_text('{"Model": {"temprature": 1}, "General/port": "x"}', encoding="utf-8")
+    # With the mark that some editors put at the beginning.
+    text = '{"Model": {"temprature": 1}, "General/port": "x"}'
+    file.write_text(text, encoding="utf-8-sig")
     done = cli("clone", instance, "--queue", "q", "--config", str(file), "--set", "Model/top_k=x")
     assert done.returncode == 2
     assert "has 3 problems" in done.stderr
