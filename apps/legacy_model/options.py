@@ -170,11 +170,14 @@ class LegacyGeneral(EngineVersionOptions):
         return own.get_secret_value() if own else super().client_key
 
     def problems(self) -> list[Problem]:
-        """Also two keys."""
+        """Also two keys, and one that the dashboard would show as something else."""
         found = super().problems()
         if self.api_key and self.fixed_api_access_key and self.api_key != self.fixed_api_access_key:
             message = 'differs from "API Key" (General/api_key): set one of them'
             found.append(Problem(message, path="fixed_api_access_key"))
+        if any(char in "<>" for char in self.client_key or ""):
+            name = "fixed_api_access_key" if self.fixed_api_access_key else "api_key"
+            found.append(Problem("must not contain < or >: the dashboard shows it", path=name))
         return found
 
 

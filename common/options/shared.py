@@ -10,6 +10,8 @@ from pydantic import SecretStr
 from common.errors import Problem
 from common.options.declaration import OptionGroup, option
 
+_MARKUP = "<>\"'`"
+
 AuthMode = Literal["api_key", "clearml", "gateway", "none"]
 
 
@@ -91,6 +93,10 @@ class GeneralOptions(OptionGroup):
             found.append(Problem(str(error), path="port", value=self.port))
         if self.public_url and not self.public_url.startswith(("http://", "https://")):
             message = "must start with http:// or https://"
+            found.append(Problem(message, path="public_url", value=self.public_url))
+        # A form's dashboard, and the access example, show it as it is.
+        if any(char in _MARKUP or char.isspace() for char in self.public_url or ""):
+            message = "must not contain white space or any of < > \" ' `"
             found.append(Problem(message, path="public_url", value=self.public_url))
         return found
 

@@ -204,6 +204,13 @@ def test_the_key_of_the_form_is_the_key_of_clients() -> None:
     assert load(MODEL).shows_api_key
 
 
+@pytest.mark.parametrize("name", ["fixed_api_access_key", "api_key"])
+def test_a_key_that_the_dashboard_would_read_as_markup_is_refused(name: str) -> None:
+    (problem,) = problems({**MODEL, f"General/{name}": "<b>sesame"})
+    assert problem.path == f"General/{name}"
+    assert "sesame" not in str(problem)
+
+
 def test_two_keys_are_refused_without_showing_them() -> None:
     (problem,) = problems(
         {**MODEL, "General/fixed_api_access_key": "sesame-1", "General/api_key": "sesame-2"}

@@ -61,6 +61,15 @@ def test_choices_are_accepted_in_any_case() -> None:
     assert model.type_k == "q8_0"
 
 
+@pytest.mark.parametrize("url", ["http://x/<script>", "http://x/'y", "http://x/a b", 'http://x"'])
+def test_an_address_that_a_page_would_read_as_markup_is_refused(url: str) -> None:
+    (problem,) = problems_of(
+        LlamaCppSettings, {"Model/model": "a/b/c.gguf", "General/public_url": url}
+    )
+    assert (problem.path, problem.value) == ("General/public_url", url)
+    assert "must not contain" in problem.message
+
+
 def test_all_problems_are_reported_together() -> None:
     found = problems(
         {
