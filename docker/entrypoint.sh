@@ -3,6 +3,14 @@
 # command of clearml-deploy, so that `docker run IMAGE run llamacpp --set ...` works.
 set -eu
 
+# Also where a base image has a program of that name: desktop packages bring an `open`.
+case ${1-} in
+    bench | cache | clone | command | demo | docs | export | forms | key | keys | launch | list | local | logs \
+        | open | options | register | run | status | stop | validate)
+        exec clearml-deploy "$@"
+        ;;
+esac
+
 # Files on PATH only: `type` would also find what bash has built in, such as `export`.
 if [[ $# -gt 0 && $1 != -* ]] && type -P -- "$1" >/dev/null; then
     exec "$@"

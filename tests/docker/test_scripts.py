@@ -44,12 +44,18 @@ def test_linter_finds_nothing(script: Path) -> None:
 
 @pytest.fixture
 def entrypoint(tmp_path: Path):
+    """The entry point, where programs of the names of our commands are there as well."""
+    others = tmp_path / "others"
+    others.mkdir()
+    for name in main.list_commands(None):
+        (others / name).write_text("#!/bin/sh\necho another program\n")
+        (others / name).chmod(0o755)
     program = tmp_path / "clearml-deploy"
     program.write_text('#!/bin/sh\nprintf "clearml-deploy"\nprintf " <%s>" "$@"\n')
     program.chmod(0o755)
 
     def run(*arguments: str) -> str:
-        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+        environment = {"PATH": f"{tmp_path}:{others}:/usr/bin:/bin"}
         command = [ENTRYPOINT, *arguments]
         return subprocess.run(
             command, env=environment, capture_output=True, text=True, check=True
