@@ -14,6 +14,7 @@ from common.forms.exchange import export_configuration
 from common.launch.definition import values_of
 from common.launch.follow import find_task
 from common.launch.instances import instance_of
+from common.launch.template import is_template
 
 
 @click.command()
@@ -43,11 +44,14 @@ def export(task_id: str, output: Path | None) -> None:
         raise UserError(
             f'The task {task_id} runs the app "{instance.app}", which this version does not have.'
         )
+    app = load_app(instance.app)
+    # An instance of that name would be taken for the template itself.
+    name = "" if is_template(task, app) else instance.name
     exported = export_configuration(
         instance.app,
-        load_app(instance.app).settings,
+        app.settings,
         values_of(task.get("hyperparams") or {}),
-        Attributes(instance.name, instance.project, instance.queue),
+        Attributes(name, instance.project, instance.queue),
     )
     for secret in exported.secrets:
         click.echo(f"Left out, as a secret: {secret}", err=True)

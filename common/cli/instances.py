@@ -97,8 +97,9 @@ def logs(task_id: str, follow: bool, tail: int | None, as_json: bool) -> None:
     log = TaskLog(api, task_id)
     try:
         _print_lines(log.new() if tail is None else log.tail(tail), as_json)
-        if instance.remark and not as_json:
-            click.echo(instance.remark, err=True)
+        remark = "It is a draft and has no console." if _is_draft(instance) else instance.remark
+        if remark and not as_json:
+            click.echo(remark, err=True)
         if follow:
             _follow(api, log, task_id, as_json)
     except KeyboardInterrupt:
@@ -152,7 +153,7 @@ def stop(task_id: str, timeout: float, as_json: bool) -> None:
         }
         click.echo(json.dumps(record, indent=2))
     elif is_over:
-        click.echo(f"{task_id} {state.task_status}")
+        click.echo(f"{task_id} {'is a draft' if _is_draft(instance) else state.task_status}")
     if not is_over:
         click.echo(f"{task_id} is still draining after {timeout:g} s", err=True)
         sys.exit(1)
@@ -183,6 +184,10 @@ def open_(task_id: str, endpoint: bool, print_only: bool, as_json: bool) -> None
     click.echo(address)
     if not print_only and sys.stdout.isatty():
         webbrowser.open(address)
+
+
+def _is_draft(instance: Instance) -> bool:
+    return instance.state.task_status == "created"
 
 
 def _print_instances(instances: Sequence[Instance], console: Console) -> None:

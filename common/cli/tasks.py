@@ -29,8 +29,9 @@ def key(task_id: str) -> None:
         state = read_task(ClearMLApi(), task_id)
         found = state.given_key or state.status.get("api_key")
         if not found and state.stage in ("queued", "picked up"):
+            stage = "a draft" if state.task_status == "created" else state.stage
             raise UserError(
-                f"The task {task_id} is {state.stage}: its key is made when it starts to serve."
+                f"The task {task_id} is {stage}: its key is made when it starts to serve."
             )
         if not found:
             raise UserError(

@@ -170,3 +170,16 @@ def test_one_image_is_not_for_all_apps(
     done = cli("register", "--docker", "img:1")
     assert done.returncode == 2
     assert "--docker names the image of one app" in done.stderr
+
+
+def test_the_commands_know_a_draft_and_export_a_template_without_its_name(
+    cli: Callable[..., subprocess.CompletedProcess[str]], api: ApiOf, project: str
+) -> None:
+    template = registered(api, project).task_id
+    assert cli("stop", template).stdout == f"{template} is a draft\n"
+    assert "is a draft and has no console" in cli("logs", template).stderr
+    assert f"{template} is a draft: its key" in cli("key", template).stderr
+    values = json.loads(cli("export", template).stdout)["values"]
+    # An instance that had it would be taken for the template.
+    assert "instance_name" not in values
+    assert values["service_project"] == project
