@@ -14,6 +14,7 @@ from common.options.loading import MODELS_PATH
 Entry = dict[str, Any]
 
 _NOT_SET = "The engine's default"
+_AS_FOR_ALL = "As in General"
 
 
 def write_wizard(outline: Outline, settings: AnySettings) -> Entry:
@@ -77,6 +78,8 @@ class _Writer:
         elif (default := form_default(option)) is not None:
             entry["default"] = default
         placeholder = _NOT_SET if self._is_three_way(option) else option.placeholder
+        if option.path in MODEL_THREE_WAY and self._is_three_way(option):
+            placeholder = _AS_FOR_ALL
         if placeholder:
             entry["placeholder"] = placeholder
         if option.secret:

@@ -167,6 +167,8 @@ def test_a_switch_that_can_be_left_alone_is_no_checkbox(app: str) -> None:
         three_way = path in THREE_WAY or (path in MODEL_THREE_WAY and has_model_list(settings))
         if three_way:
             assert (entry["type"], entry["choices"]) == ("dropdown", ["true", "false"])
+            unset = "As in General" if path in MODEL_THREE_WAY else "The engine's default"
+            assert entry["placeholder"] == unset
             assert "default" not in entry
         else:
             assert (entry["type"], entry["default"]) == ("checkbox", False)
