@@ -6,7 +6,7 @@ import click
 
 from common.clearml.api import ClearMLApi
 from common.errors import UserError
-from common.launch.follow import read_task
+from common.launch.instances import read_instance
 from common.runtime.offline_keys import read_key
 
 
@@ -26,7 +26,7 @@ def key(task_id: str) -> None:
     if task_id.startswith("offline-") and found is None:
         raise UserError(f"No instance {task_id} runs on this machine for this user.")
     if found is None:
-        state = read_task(ClearMLApi(), task_id)
+        state = read_instance(ClearMLApi(), task_id).state
         found = state.given_key or state.status.get("api_key")
         if not found and state.stage in ("queued", "picked up"):
             stage = "a draft" if state.task_status == "created" else state.stage

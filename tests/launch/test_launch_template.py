@@ -183,3 +183,21 @@ def test_the_commands_know_a_draft_and_export_a_template_without_its_name(
     # An instance that had it would be taken for the template.
     assert "instance_name" not in values
     assert values["service_project"] == project
+
+
+def test_no_key_of_a_task_of_somebody_elses_is_shown(
+    cli: Callable[..., subprocess.CompletedProcess[str]], api: ApiOf
+) -> None:
+    given = {"section": "General", "name": "api_key", "value": "sesame"}
+    task_id = api.call(
+        "tasks",
+        "create",
+        name="a training",
+        type="training",
+        script={"entry_point": "train.py"},
+        hyperparams={"General": {"api_key": given}},
+    )["id"]
+    done = cli("key", task_id)
+    assert done.returncode == 1
+    assert "is no instance of clearml-deploy: it runs train.py" in done.stderr
+    assert "sesame" not in done.stdout + done.stderr
