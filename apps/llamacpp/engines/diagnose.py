@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from common.engines.contract import Diagnosis
+from common.engines.failure_rule import failure_rule
 
 _SIGNALLED = 128
 _KILL, _SEGV, _ABRT, _ILL = 9, 11, 6, 4
@@ -21,88 +21,75 @@ _PREFIX = re.compile(r"^(?:\d+\.\d\d\.\d{3}\.\d{3} )?(?:[EWIDT] )?")
 _SERVING = re.compile(r"model loaded|slot launch_slot|Uvicorn running on")
 
 
-@dataclass(frozen=True)
-class _Rule:
-    """One cause: found when a line matches; `summary` gets the groups of the match."""
-
-    pattern: re.Pattern[str]
-    summary: str
-    is_configuration: bool = True
-
-
-def _rule(pattern: str, summary: str, *, is_configuration: bool = True) -> _Rule:
-    return _Rule(re.compile(pattern, re.IGNORECASE), summary, is_configuration)
-
-
 # In this order: a precise cause before the general failure that the engine prints after it.
 _RULES = (
-    _rule(
+    failure_rule(
         r"unknown model architecture: '(?P<arch>[^']*)'",
         "The engine does not know the model's architecture '{arch}': use a newer llama.cpp, or a "
         "model of an architecture that this one knows.",
     ),
-    _rule(
+    failure_rule(
         r"(?:error: )?(?:invalid|unknown) argument: (?P<flag>\S+)",
         "The engine has no argument {flag}.",
     ),
-    _rule(
+    failure_rule(
         r'error while handling argument "(?P<flag>[^"]+)": (?P<why>.*)',
         "The engine refuses the value of {flag}: {why}.",
     ),
-    _rule(
+    failure_rule(
         r'error while handling environment variable "(?P<name>[^"]+)": (?P<why>.*)',
         "The engine refuses the environment variable {name}: {why}.",
     ),
-    _rule(
+    failure_rule(
         r"^error: argument (?P<flag>\S+) (?P<why>.*)",
         "The engine refuses {flag}: {why}.",
     ),
-    _rule(
+    failure_rule(
         r"tensor '(?P<tensor>[^']*)' data is not within the file bounds",
         "The model file is truncated: its tensor '{tensor}' lies beyond the file's end. Fetch the "
         "file again.",
     ),
-    _rule(
+    failure_rule(
         r"invalid magic characters: (?P<magic>'[^']*')|(?P<old>invalid magic number)",
         "The model file is not GGUF: it does not begin with 'GGUF'.",
     ),
-    _rule(
+    failure_rule(
         r"failed to read magic|failed to read key-value pairs|failed to read tensor",
         "The model file is damaged or truncated: its header cannot be read. Fetch the file again.",
     ),
-    _rule(
+    failure_rule(
         r"(?:failed to open GGUF file|error loading model: .*failed to open|"
         r"Model path does not exist).*?(?P<path>'[^']*'|\S+)?$",
         "The engine cannot open the model file.",
     ),
-    _rule(
+    failure_rule(
         r"failed to allocate|unable to allocate|out of memory|cudaMalloc failed|bad_alloc|"
         r"cannot allocate memory|ErrorOutOfDeviceMemory|MemoryError",
         "The engine did not get the memory it needs: choose a smaller Context Size, fewer parallel "
         "requests, fewer GPU layers, or a smaller quantisation.",
     ),
-    _rule(
+    failure_rule(
         r"address already in use|EADDRINUSE|couldn't bind|could not bind|failed to bind",
         "The address that the engine was to listen on is in use.",
         is_configuration=False,
     ),
-    _rule(
+    failure_rule(
         r"error while loading shared libraries: (?P<library>[^:]+)",
         "The engine lacks the library {library}: install it, or name its folder in LD_LIBRARY_PATH.",
     ),
-    _rule(
+    failure_rule(
         r"No module named '?(?P<module>[\w.]+)'?",
         "The engine's Python lacks the module {module}.",
     ),
-    _rule(
+    failure_rule(
         r"V cache quantization requires flash_?attn|quantized V cache .*requires Flash Attention",
         'A quantised "Type V" needs flash attention: switch "Flash Attention" on, or choose f16.',
     ),
-    _rule(
+    failure_rule(
         r"no CUDA-capable device|CUDA driver version is insufficient|invalid device ordinal",
         "The engine cannot use the GPU it was told to use.",
     ),
-    _rule(
+    failure_rule(
         r"(?:error loading model: |common_init_: |load_model: )?(?P<words>"
         r"failed to load (?:the )?model.*)|exiting due to model loading error",
         "The engine could not load the model.",
