@@ -44,7 +44,7 @@ class ParsedOverrides(ParsedCli):
         return frozenset((*self.removed, *(base_name(item) for item in self.items)))
 
 
-def flag_table(catalogue: Catalogue) -> FlagTable:
+def flag_table(catalogue: Catalogue) -> _VllmFlags:
     """Return the flags of a vLLM as the field "CLI" is read against."""
     return _VllmFlags(catalogue)
 
@@ -64,7 +64,7 @@ def read_cli(text: str, catalogue: Catalogue) -> ParsedCli:
     except ValueError as error:
         return ParsedCli(problems=(str(error),))
     text = shlex.join(_shorthand(token) for token in tokens)
-    table = _VllmFlags(catalogue)
+    table = flag_table(catalogue)
     parsed = parse_cli(text, table, refuse=table.refusal)
     problems = [*parsed.problems]
     items: list[CliItem] = []
@@ -85,7 +85,7 @@ def read_overrides(overrides: Mapping[str, Any], catalogue: Catalogue) -> Parsed
             lists, objects for flags that read JSON.
         catalogue: The flags of the vLLM that will run.
     """
-    table = _VllmFlags(catalogue)
+    table = flag_table(catalogue)
     items: list[CliItem] = []
     problems: list[str] = []
     removed: list[str] = []

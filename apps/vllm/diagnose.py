@@ -7,13 +7,17 @@ is told by all of them, and the last one only says that another failed. `failure
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterator, Sequence
 
 from apps.vllm.failure_rules import RULES
 from common.engines.contract import Diagnosis
+from common.engines.diagnosis import diagnose_signal, signal_of
 
-_SIGNALLED = 128
-_KILL, _SEGV, _ABRT, _ILL, _BUS = 9, 11, 6, 4, 7
+_SIGNALS: dict[int, str] = {
+    signal.SIGBUS: "The engine could not use its memory (SIGBUS): usually /dev/shm is too small; in a "
+    "container give it more (--shm-size).",
+}
 _SHOWN = 300
 
 # "(EngineCore pid=7) ERROR 11-20 12:20:22 [core.py:1510] ValueError: ...", with or without its parts.
@@ -46,16 +50,17 @@ def diagnose(exit_code: int | None, tail: Sequence[str]) -> Diagnosis:
         The cause, with the engine's own line where that says more than the summary.
     """
     lines = list(_spoken(tail))
-    by_signal = _by_signal(exit_code)
-    if by_signal is not None and exit_code != _SIGNALLED + _ABRT:
+    number = signal_of(exit_code)
+    by_signal = None if number is None else diagnose_signal(number, _SIGNALS)
+    if by_signal is not None and number != signal.SIGABRT:
         return by_signal
     # What served once can serve again: then it was the requests, not the settings.
     has_served = any(_SERVING.search(line) for line in tail)
     for rule in RULES:
-        for number, line in enumerate(lines):
+        for index, line in enumerate(lines):
             if match := rule.pattern.search(line):
                 values = {name: value or "" for name, value in match.groupdict().items()}
-                summary = f"{rule.summary.format(**values)} It says: {_said(lines, number)}"
+                summary = f"{rule.summary.format(**values)} It says: {_said(lines, index)}"
                 return Diagnosis(rule.is_configuration and not has_served, summary)
     return by_signal or Diagnosis(False, _unexplained(lines))
 
@@ -77,26 +82,6 @@ def _said(lines: Sequence[str], number: int) -> str:
         line = f"{line}: {' '.join(lines[number + 1 : number + 3])}"
     # pydantic quotes its input after the message.
     return re.sub(r" \[type=\w+, input_value=.*", "", line)[:_SHOWN]
-
-
-def _by_signal(exit_code: int | None) -> Diagnosis | None:
-    if exit_code is None or exit_code < _SIGNALLED or exit_code > _SIGNALLED + 64:
-        return None
-    number = exit_code - _SIGNALLED
-    if number == _ILL:
-        return Diagnosis(
-            True,
-            "The engine was built for another kind of processor (illegal instruction): install a "
-            "build for this machine.",
-        )
-    words = {
-        _KILL: "Something outside killed the engine (SIGKILL), usually for lack of memory.",
-        _SEGV: "The engine crashed (SIGSEGV).",
-        _ABRT: "The engine gave up on an error of its own (SIGABRT).",
-        _BUS: "The engine could not use its memory (SIGBUS): usually /dev/shm is too small; in a "
-        "container give it more (--shm-size).",
-    }
-    return Diagnosis(False, words.get(number, f"The engine was ended by signal {number}."))
 
 
 def _unexplained(lines: Sequence[str]) -> str:

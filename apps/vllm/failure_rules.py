@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.engines.failure_rule import failure_rule
+from common.engines.diagnosis import failure_rule
 
 # In this order: a precise cause before the general failure that follows it.
 RULES = (

@@ -119,27 +119,6 @@ def load_settings(
     return Loaded(settings, tuple(reading.warnings))
 
 
-def flatten_config(document: Any) -> dict[str, Any]:
-    """Turn a configuration file's JSON into parameters.
-
-    Accepted: ``{"Section/name": value}``, ``{"Section": {"name": value}}`` and a top-level ``models`` list.
-
-    Raises:
-        ConfigurationError: Not an object.
-    """
-    if not isinstance(document, dict):
-        raise ConfigurationError([Problem("the configuration must be a JSON object")])
-    parameters: dict[str, Any] = {}
-    for key, value in document.items():
-        if key == "models":
-            parameters[MODELS_PATH] = value
-        elif isinstance(value, dict) and "/" not in key:
-            parameters.update({f"{key}/{name}": item for name, item in value.items()})
-        else:
-            parameters[key] = value
-    return parameters
-
-
 def render_value(value: Any) -> str:
     """Write a typed value the way ClearML stores it, as a string."""
     if value is None:

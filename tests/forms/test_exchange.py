@@ -200,6 +200,21 @@ def test_a_title_of_two_options_is_asked_about() -> None:
     assert not exact.problems
 
 
+def test_parameters_may_be_flat_or_nested() -> None:
+    flat = {"Model/model": "a/b/c.gguf", "General/port": 8800}
+    nested = {"Model": {"model": "a/b/c.gguf"}, "General": {"port": 8800}}
+    assert read(flat).parameters == read(nested).parameters == flat
+    listed = read({"models": [{"model": "x"}]}).parameters
+    assert listed == {"Models/models": [{"model": "x"}]}
+    with pytest.raises(ConfigurationError):
+        read([1])
+
+
+def test_a_flat_configuration_may_hold_an_object() -> None:
+    given = {"Model/rope_scaling": {"a": 1}}
+    assert read(given, "vllm").parameters == given
+
+
 def test_an_object_is_an_options_value_or_a_section() -> None:
     scaling = {"rope_type": "dynamic", "factor": 2.0}
     assert read({"RoPE Scaling": scaling}, "vllm").parameters == {"Model/rope_scaling": scaling}

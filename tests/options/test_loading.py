@@ -9,7 +9,7 @@ import pytest
 
 from apps.llamacpp.options import LlamaCppSettings
 from common.errors import ConfigurationError, Problem
-from common.options.loading import Loaded, flatten_config, load_settings, render_value
+from common.options.loading import Loaded, load_settings, render_value
 from tests.declarations import problems_of
 
 MODEL = {"Model/model": "provider/repo/model.gguf"}
@@ -226,15 +226,6 @@ def test_ports_that_are_none_are_refused(text: str) -> None:
     assert problem.path == "General/port"
 
 
-def test_configuration_files_may_be_flat_or_nested() -> None:
-    flat = {"Model/model": "a/b/c.gguf", "General/port": 8800}
-    nested = {"Model": {"model": "a/b/c.gguf"}, "General": {"port": 8800}}
-    assert flatten_config(flat) == flatten_config(nested) == flat
-    assert flatten_config({"models": [{"model": "x"}]}) == {"Models/models": [{"model": "x"}]}
-    with pytest.raises(ConfigurationError):
-        flatten_config([1])
-
-
 def test_values_are_stored_as_strings_that_load_again() -> None:
     assert [render_value(v) for v in (None, True, False, 3, 0.5, "x", [{"a": 1}])] == [
         "",
@@ -267,10 +258,6 @@ def test_an_option_in_the_wrong_section_is_found_in_its_own() -> None:
     assert 'did you mean "General/port"?' in found[1].message
     (problem,) = problems({"Models/models": [{"model": "a/b/c.gguf", "drain_seconds": 3}]})
     assert 'did you mean "General/drain_seconds"?' in problem.message
-
-
-def test_a_flat_configuration_may_hold_an_object() -> None:
-    assert flatten_config({"Model/x": {"a": 1}}) == {"Model/x": {"a": 1}}
 
 
 def test_groups_with_wrong_values_still_take_part_in_the_checks() -> None:

@@ -6,13 +6,11 @@ The patterns are the engines' own words; the table of the tests holds real outpu
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterator, Sequence
 
 from common.engines.contract import Diagnosis
-from common.engines.failure_rule import failure_rule
-
-_SIGNALLED = 128
-_KILL, _SEGV, _ABRT, _ILL = 9, 11, 6, 4
+from common.engines.diagnosis import diagnose_signal, failure_rule, signal_of
 
 # "0.00.003.983 E llama_model_load: error ..." and, before 2026, no prefix at all.
 _PREFIX = re.compile(r"^(?:\d+\.\d\d\.\d{3}\.\d{3} )?(?:[EWIDT] )?")
@@ -108,10 +106,11 @@ def diagnose(exit_code: int | None, tail: Sequence[str]) -> Diagnosis:
         The cause, with the engine's own line where that says more than the summary.
     """
     lines = [_PREFIX.sub("", line.strip()) for line in tail if line.strip()]
-    by_signal = _by_signal(exit_code)
+    number = signal_of(exit_code)
+    by_signal = None if number is None else diagnose_signal(number)
     # An abort (SIGABRT) is how ggml ends on errors that it has named before; what an engine said
     # before any other signal is no cause.
-    if by_signal is not None and exit_code != _SIGNALLED + _ABRT:
+    if by_signal is not None and number != signal.SIGABRT:
         return by_signal
     has_served = any(_SERVING.search(line) for line in lines)
     for rule in _RULES:
@@ -122,24 +121,6 @@ def diagnose(exit_code: int | None, tail: Sequence[str]) -> Diagnosis:
                 # What served once can serve again: then it was the requests, not the settings.
                 return Diagnosis(rule.is_configuration and not has_served, summary)
     return by_signal or Diagnosis(False, _last_error(lines))
-
-
-def _by_signal(exit_code: int | None) -> Diagnosis | None:
-    if exit_code is None or exit_code < _SIGNALLED or exit_code > _SIGNALLED + 64:
-        return None
-    number = exit_code - _SIGNALLED
-    if number == _ILL:
-        return Diagnosis(
-            True,
-            "The engine was built for another kind of processor (illegal instruction): install a "
-            "build for this machine.",
-        )
-    words = {
-        _KILL: "Something outside killed the engine (SIGKILL), usually for lack of memory.",
-        _SEGV: "The engine crashed (SIGSEGV).",
-        _ABRT: "The engine gave up on an error of its own (SIGABRT).",
-    }
-    return Diagnosis(False, words.get(number, f"The engine was ended by signal {number}."))
 
 
 def _last_error(lines: Sequence[str]) -> str:
