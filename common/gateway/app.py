@@ -17,7 +17,7 @@ from common.gateway.envelope import answer_for
 from common.gateway.exchange import Exchange
 from common.gateway.forward import EngineClient
 from common.gateway.listen import listen_on_first_free, reachable_host
-from common.gateway.models import AdminOperations, GatewaySettings, ServedModel
+from common.gateway.models import AdminOperations, GatewaySettings, InstanceView, ServedModel
 from common.gateway.own_routes import OwnRoutes
 from common.gateway.proxy import ModelProxy
 from common.gateway.routing import Own, RouteTable
@@ -40,6 +40,7 @@ class Gateway:
         recorder: Gets one record per request.
         admin: Operations behind ``/admin``; None: there are none.
         log: Gets one line per event worth a person's attention.
+        view: What the page and the metrics show of the instance; None: only what the gateway knows.
 
     Raises:
         ConfigurationError: Two names of models or adapters are equal or clash.
@@ -53,6 +54,7 @@ class Gateway:
         recorder: Recorder,
         admin: AdminOperations | None,
         log: Callable[[str], None],
+        view: InstanceView | None = None,
     ) -> None:
         self._settings = settings
         self._recorder = recorder
@@ -65,7 +67,7 @@ class Gateway:
         self._models = {model.name: model for model in models}
         self._proxy = ModelProxy(settings, models, self._routes, self._client, log)
         self._own = OwnRoutes(
-            settings, models, self._routes, self._proxy, authenticator, recorder, admin
+            settings, models, self._routes, self._proxy, authenticator, recorder, admin, view
         )
         self._handlers: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from common.engines.contract import EngineAddress
 
@@ -56,6 +56,24 @@ class AdminOperations(Protocol):
 
     async def unload(self, name: str) -> None:
         """Put the model into the disk tier."""
+
+
+class InstanceView(Protocol):
+    """What the gateway's own pages show of the instance around it."""
+
+    async def metrics(self) -> tuple[bytes, str]:
+        """Return the Prometheus exposition and its content type."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what the page shows of the instance, ready for JSON; cheap, never blocks.
+
+        ``instance`` (title, engine, status, idle time and limit, links) and per model name in
+        ``models`` what the gateway itself does not know (progress, tokens, memory, kind);
+        ``charts`` as `common.telemetry.history.History.series` makes them.
+        """
+
+    def console(self, after: int) -> dict[str, Any]:
+        """Return the console lines numbered from `after` on: ``{"lines": [...], "next": number}``."""
 
 
 @dataclass(frozen=True)

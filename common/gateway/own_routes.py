@@ -20,7 +20,7 @@ from common.gateway.auth import (
     secret_from_headers,
 )
 from common.gateway.keys import Role
-from common.gateway.models import AdminOperations, GatewaySettings, ServedModel
+from common.gateway.models import AdminOperations, GatewaySettings, InstanceView, ServedModel
 from common.gateway.proxy import ModelProxy
 from common.gateway.routing import Own, RouteTable
 from common.telemetry.recorder import Recorder
@@ -41,6 +41,7 @@ class OwnRoutes:
         authenticator: Authenticator,
         recorder: Recorder,
         admin: AdminOperations | None,
+        view: InstanceView | None = None,
     ) -> None:
         self._settings = settings
         self._models = {model.name: model for model in models}
@@ -50,6 +51,7 @@ class OwnRoutes:
         self._authenticator = authenticator
         self._recorder = recorder
         self._admin = admin
+        self._view = view
         self._sessions = Sessions()
         self.is_draining = False
 
@@ -86,7 +88,7 @@ class OwnRoutes:
         if own.route == "model":
             return web.json_response(self._named_entry(own.detail))
         if own.route == "metrics":
-            return self._metrics()
+            return await self._metrics()
         return await self._operate(identity, own.detail)
 
     def _ready(self) -> web.Response:
@@ -138,7 +140,10 @@ class OwnRoutes:
             raise self._routes.unknown_model(name)
         return model
 
-    def _metrics(self) -> web.Response:
+    async def _metrics(self) -> web.Response:
+        if self._view is not None:
+            body, content_type = await self._view.metrics()
+            return web.Response(body=body, headers={"Content-Type": content_type})
         # Imported at the first scrape: an instance that nobody scrapes does not pay for it.
         from common.telemetry.prometheus import CONTENT_TYPE, PrometheusExporter
 

@@ -18,6 +18,7 @@ from common.runtime.checking import Checked
 from common.runtime.console import SUPERVISOR_MARK, Console
 from common.runtime.hosted_model import HostedModel
 from common.runtime.idle import Activity, is_over_limit
+from common.runtime.instance_view import RunningView
 from common.runtime.naming import check_adapters, resolve_names
 from common.runtime.preparation import STARTING, Preparation
 from common.runtime.stopping import StopRequest
@@ -62,6 +63,7 @@ class Instance:
         self.ready_at: float | None = None
         self.recorder = Recorder()
         self.gateway: Gateway | None = None
+        self.view: RunningView | None = None
         self.access: Access | None = None
         # Set once it is ready to run: it may have to be installed first.
         self.engine: InstalledEngine | None = None
@@ -86,6 +88,7 @@ class Instance:
         for options, name in zip(self._settings.models, names, strict=True):
             self.models.append(HostedModel(name, options))
         self.recorder = Recorder(names)
+        self.view = RunningView(self, self._settings, self._console)
         self.gateway = self._open_gateway()
         await self.gateway.start()
         self._preparing = asyncio.create_task(self._prepare())
@@ -198,6 +201,7 @@ class Instance:
             self.recorder,
             admin=self,
             log=self._console.line,
+            view=self.view,
         )
 
     def _extras_of(self, model: HostedModel) -> ModelExtras:

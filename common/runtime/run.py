@@ -181,6 +181,8 @@ class _Run:
                 while not await stop.wait(STATUS_EVERY_S if instance.ready_at else 0.5):
                     instance.check_idle()
                     await reporting.tick()
+                    if instance.view is not None:
+                        await instance.view.tick()
         finally:
             await self._wind_down(instance, reporting)
         if instance.failure is not None:
