@@ -182,7 +182,8 @@ class Gateway:
         record = self._recorder.open()
         exchange = Exchange(request, record)
         try:
-            await self._own.identify(request)
+            identity = await self._own.identify(request)
+            exchange.key, exchange.priority = identity.name, getattr(identity, "priority", 0)
             # Last, and nothing is awaited from here to _enter: a drain that saw no request in
             # flight must not be followed by one.
             if self.is_draining:

@@ -21,12 +21,16 @@ class Exchange:
         request: The client's request.
         record: Its telemetry.
         response: What the client gets; None until a status line is out.
+        key: Name of the API key.
+        priority: Of that key, for a place at a model.
     """
 
     def __init__(self, request: web.BaseRequest, record: RequestRecord) -> None:
         self.request = request
         self.record = record
         self.response: web.StreamResponse | None = None
+        self.key = ""
+        self.priority = 0
         self._last = b"\n\n"
 
     async def commit(self, response: web.StreamResponse) -> None:

@@ -83,12 +83,14 @@ class ServedModel:
     Attributes:
         name: Endpoint name, as clients write it in the path and in `model`.
         upstream: Its engine.
-        max_concurrent_requests: More at once are refused with 429; None: no limit.
+        max_concurrent_requests: More at once wait or are refused with 429; None: no limit.
         max_input_tokens: A longer prompt is refused; None: no limit.
         max_total_tokens: Prompt plus requested output above it is refused; None: no limit.
         created: Unix time for the model list.
         owned_by: For the model list.
         adapters: Further names that its engine serves (LoRA); limits and counts are the model's.
+        max_waiting_requests: So many of those over the limit wait for a place; None: none does.
+        max_queue_s: Longest wait for a place in seconds; None: no limit.
     """
 
     name: str
@@ -99,6 +101,8 @@ class ServedModel:
     created: int
     owned_by: str = "clearml-deploy"
     adapters: tuple[str, ...] = ()
+    max_waiting_requests: int | None = None
+    max_queue_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,15 @@ class ModelProxy:
         self._routes = routes
         self._client = client
         self._log = log
-        self._admissions = {m.name: Admission(m.name, m.max_concurrent_requests) for m in models}
+        self._admissions = {
+            m.name: Admission(
+                m.name,
+                m.max_concurrent_requests,
+                max_waiting=m.max_waiting_requests or 0,
+                max_wait_s=m.max_queue_s,
+            )
+            for m in models
+        }
         self.is_stopping = False
 
     @property
@@ -116,13 +124,16 @@ class ModelProxy:
             model = await self._pick(target, body)
             exchange.record.assign(model.name)
             admission = self._admissions[model.name]
-            admission.enter()
+            if not admission.try_enter(exchange.key, exchange.priority):
+                if admission.has_room:
+                    exchange.record.wait()
+                await admission.wait(exchange.key, exchange.priority)
             entered = time.monotonic()
             try:
                 await body.prepare()
                 return await self._forward(exchange, model, target, body)
             finally:
-                admission.leave(time.monotonic() - entered)
+                admission.leave(time.monotonic() - entered, exchange.key)
         finally:
             body.close()
 
