@@ -9,8 +9,14 @@ from pathlib import Path
 
 import click
 
-from common.gateway.key_file import KEY_FILE_VARIABLE, default_key_file
-from common.gateway.keys import Role, create_key, list_keys, revoke_key
+from common.gateway.key_file import (
+    KEY_FILE_VARIABLE,
+    create_key,
+    default_key_file,
+    list_keys,
+    revoke_key,
+)
+from common.gateway.keys import Role
 
 _FILE_OPTION = click.option(
     "--file",

@@ -6,13 +6,15 @@ import hmac
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
 from common.errors import ConfigurationError, RequestError
-from common.gateway.keys import KeyEntry, Role, hash_key, list_keys
+from common.gateway.key_file import list_keys
+from common.gateway.keys import KeyEntry, KeyLimits, Role, hash_key
 
 KEY_FILE_CHECK_S = 1.0
 """How often the key file is looked at: a revoked key works for at most so long."""
@@ -24,10 +26,21 @@ SESSION_COOKIE = "clearml_deploy_session"
 
 @dataclass(frozen=True)
 class Identity:
-    """Who asks; `name` is for the telemetry and is no secret."""
+    """Who asks.
+
+    Attributes:
+        name: For the telemetry and the limits; no secret.
+        role: What is allowed.
+        models: Endpoint names that may be used; None: all.
+        priority: Higher goes first where requests wait for a place at a model.
+        limits: How much may be used; None: no limit.
+    """
 
     name: str
     role: Role
+    models: frozenset[str] | None = None
+    priority: int = 0
+    limits: KeyLimits | None = None
 
 
 class Authenticator(Protocol):
@@ -37,37 +50,81 @@ class Authenticator(Protocol):
     def needs_secret(self) -> bool:
         """Whether a browser has to log in."""
 
+    def known(self, secret: str | None) -> Identity | None:
+        """Return who shows this secret, from memory.
+
+        None: it opens nothing, or somebody has to be asked; `identify` tells which.
+        """
+
     async def identify(self, secret: str | None) -> Identity | None:
         """Return who shows this secret, or None when it opens nothing.
 
         Raises:
+            RequestError: It is known, and may not use this instance.
             CapacityError: It cannot be decided now.
         """
 
+    def refuse(self, secret: str | None) -> RequestError:
+        """Return the 401 for a secret that opens nothing, or for none; does not repeat it."""
+
 
 class OpenAuthenticator:
-    """``none``: everybody may use the instance, nobody may operate it."""
+    """``none`` and ``gateway``: everybody may use the instance, nobody may operate it.
+
+    Args:
+        name: Under which the telemetry counts everybody.
+    """
 
     needs_secret = False
 
+    def __init__(self, name: str = "anonymous") -> None:
+        self._identity = Identity(name, Role.USE)
+
+    def known(self, secret: str | None) -> Identity | None:
+        """Return the one user that there is."""
+        return self._identity
+
     async def identify(self, secret: str | None) -> Identity | None:
-        """Return the anonymous user."""
-        return Identity("anonymous", Role.USE)
+        """As `known`."""
+        return self._identity
+
+    def refuse(self, secret: str | None) -> RequestError:
+        """As of an instance with keys; never needed."""
+        return refuse_unknown(secret)
+
+
+class _HeldKey:
+    """A key in memory: its digest as bytes, and who it is."""
+
+    __slots__ = ("digest", "expires", "identity")
+
+    def __init__(self, entry: KeyEntry) -> None:
+        limits = entry.limits if entry.limits.are_set else None
+        self.digest = bytes.fromhex(entry.sha256)
+        self.expires = entry.expires
+        self.identity = Identity(entry.name, entry.role, entry.models, entry.priority, limits)
 
 
 class ApiKeyAuthenticator:
-    """``api_key``: the instance's own key, and the further ones of a key file.
+    """``api_key``: the instance's own key, those of its configuration and those of a key file.
 
     The file is read again when it changes. One that became unreadable leaves the last good keys in
-    force and is reported once.
+    force and is reported once. Looking costs one `stat` a second at most, on the event loop: a
+    thread that looks would have to be waited for, or let a key pass that was just revoked.
+
+    A key is found by its SHA-256, so that the time does not grow with the number of keys. That time
+    tells nothing about a key: whoever measures it cannot choose the digest. The digests themselves
+    are compared in constant time.
 
     Args:
         api_key: The instance's key.
         key_file: Further keys; may be missing, and may appear later.
+        entries: Further keys that do not change.
         api_key_role: What the instance's own key may do. Who has it may read the task, so by
             default it may also operate the models.
         log: Gets a line when the key file cannot be read.
         clock: Monotonic seconds.
+        wall_clock: Unix time in seconds, for the ends of keys.
 
     Raises:
         ConfigurationError: The key file exists and is no key file.
@@ -79,42 +136,71 @@ class ApiKeyAuthenticator:
         self,
         api_key: str,
         key_file: Path | None = None,
+        entries: Sequence[KeyEntry] = (),
         *,
         api_key_role: Role = Role.ADMIN,
         log: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._own = KeyEntry("instance", "instance", api_key_role, hash_key(api_key), 0)
+        own = KeyEntry("instance", "instance", api_key_role, hash_key(api_key), 0)
+        self._fixed = (*entries, own)
         self._key_file = key_file
         self._log = log
         self._clock = clock
-        self._checked = clock()
+        self._wall_clock = wall_clock
+        self._check_at = clock() + KEY_FILE_CHECK_S
         self._stamp = self._file_stamp()
-        self._entries = (self._own, *(list_keys(key_file) if key_file else ()))
+        self._held: dict[bytes, _HeldKey] = {}
+        self._hold(list_keys(key_file) if key_file else ())
+
+    def known(self, secret: str | None) -> Identity | None:
+        """Return whose key this is."""
+        held = self._find(secret)
+        if held is None or self._is_over(held):
+            return None
+        return held.identity
 
     async def identify(self, secret: str | None) -> Identity | None:
-        """Compare with every key, always all of them, each in constant time."""
+        """As `known`: everything is in memory."""
+        return self.known(secret)
+
+    def refuse(self, secret: str | None) -> RequestError:
+        """Tell a key that has expired from a wrong one: only who has the key learns so."""
+        held = self._find(secret)
+        if held is not None and self._is_over(held):
+            return RequestError(
+                f"The API key {held.identity.name!r} has expired.",
+                status=401,
+                code="expired_api_key",
+            )
+        return refuse_unknown(secret)
+
+    def _find(self, secret: str | None) -> _HeldKey | None:
         if not secret:
             return None
-        self._reload_if_changed()
-        digest = hash_key(secret)
-        found: KeyEntry | None = None
-        for entry in self._entries:
-            if hmac.compare_digest(entry.sha256, digest):
-                found = entry
-        return Identity(found.name, found.role) if found else None
+        if self._clock() >= self._check_at:
+            self._reload_if_changed()
+        digest = sha256(secret.encode("utf-8", "surrogateescape")).digest()
+        held = self._held.get(digest)
+        return held if held is not None and hmac.compare_digest(held.digest, digest) else None
+
+    def _is_over(self, held: _HeldKey) -> bool:
+        return held.expires is not None and self._wall_clock() >= held.expires
+
+    def _hold(self, of_file: Sequence[KeyEntry]) -> None:
+        # The instance's own key comes last: no other entry may take its place.
+        keys = [_HeldKey(entry) for entry in (*of_file, *self._fixed)]
+        self._held = {key.digest: key for key in keys}
 
     def _reload_if_changed(self) -> None:
-        now = self._clock()
-        if self._key_file is None or now - self._checked < KEY_FILE_CHECK_S:
-            return
-        self._checked = now
+        self._check_at = self._clock() + KEY_FILE_CHECK_S
         stamp = self._file_stamp()
-        if stamp == self._stamp:
+        if self._key_file is None or stamp == self._stamp:
             return
         self._stamp = stamp
         try:
-            self._entries = (self._own, *list_keys(self._key_file))
+            self._hold(list_keys(self._key_file))
         except ConfigurationError as error:
             if self._log:
                 self._log(f"The keys stay as they were: {error}")
@@ -187,11 +273,22 @@ def refuse_unknown(secret: str | None) -> RequestError:
     )
 
 
+def refuse_use(identity: Identity) -> RequestError:
+    """Return the 403 for a key that may only read the metrics."""
+    return RequestError(
+        f"The key {identity.name!r} may read the metrics but not use the models; this route needs a "
+        "key with the role 'use' or 'admin'.",
+        status=403,
+        error_type="permission_error",
+        code="use_required",
+    )
+
+
 def refuse_role(identity: Identity) -> RequestError:
     """Return the 403 for an operation that needs the admin role."""
     return RequestError(
-        f"The key {identity.name!r} may use the models but not operate them; this route needs a "
-        "key with the role 'admin'.",
+        f"The key {identity.name!r} may not operate the models; this route needs a key with the role "
+        "'admin'.",
         status=403,
         error_type="permission_error",
         code="admin_required",

@@ -24,7 +24,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from common.errors import CapacityError, ConfigurationError
 from common.gateway.app import Gateway
 from common.gateway.auth import ApiKeyAuthenticator, OpenAuthenticator
-from common.gateway.keys import Role, create_key, revoke_key
+from common.gateway.key_file import create_key, revoke_key
+from common.gateway.keys import Role
 from common.telemetry.recorder import Recorder
 
 NAME = "org/repo/M.gguf"

@@ -11,7 +11,8 @@ import pytest
 from common.errors import ConfigurationError, RequestError
 from common.gateway.admission import Admission
 from common.gateway.auth import MAX_SESSIONS, SESSION_S, ApiKeyAuthenticator, Sessions
-from common.gateway.keys import Role, create_key, generate_key, list_keys, revoke_key
+from common.gateway.key_file import create_key, list_keys, revoke_key
+from common.gateway.keys import Role, generate_key
 
 
 def test_key_file_holds_hashes_with_mode_600(tmp_path: Path) -> None:
@@ -41,7 +42,7 @@ def test_key_file_refuses_what_is_wrong(tmp_path: Path) -> None:
         create_key(file, " ")
     with pytest.raises(ConfigurationError, match=r"no key named 'carol'.*'alice'"):
         revoke_key(file, "carol")
-    for content in ("{", "[]", '{"version": 2, "keys": []}', '{"version": 1, "keys": [{}]}'):
+    for content in ("{", "[]", '{"version": 3, "keys": []}', '{"version": 1, "keys": [{}]}'):
         file.write_text(content)
         with pytest.raises(ConfigurationError, match="not a key file"):
             list_keys(file)
