@@ -53,7 +53,7 @@ def choose_line(lines: Iterable[Line], passed: Mapping[int, int]) -> Line:
         passed: For each priority that has a waiter, the places given to other priorities since it
             got one, or began to wait.
     """
-    level = max(passed, key=lambda p: (p * PLACES_PER_LEVEL + passed[p], p))
+    level = max(passed, key=lambda p: (p * PLACES_PER_LEVEL + passed[p], -p))
     return min(
         (line for line in lines if line.priority == level),
         key=lambda line: (line.held * PLACES_PER_HELD - line.passed, line.first),
