@@ -24,6 +24,8 @@ Console = Callable[[str, str], None]
 """Receives the model's name and one line of its engine's output."""
 
 TAIL_LINES = 200
+# Of each: enough to find a cause in, also where an engine logs whole prompts.
+TAIL_LINE_CHARS = 4096
 # Linux's default pipe is 64 KiB: an engine that prints while this program is busy would wait.
 PIPE_BYTES = 1 << 20
 F_SETPIPE_SZ = 1031  # <linux/fcntl.h>; the fcntl module names it where the system has it only
@@ -297,7 +299,7 @@ class ChildProcess:
 
     def _on_line(self, line: str) -> None:
         line = mask(line, self._secrets)
-        self._tail.append(line)
+        self._tail.append(line[:TAIL_LINE_CHARS])
         self._say(line)
 
     def _say(self, line: str) -> None:

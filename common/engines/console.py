@@ -6,8 +6,9 @@ import re
 import time
 from collections.abc import Callable, Collection
 
-# Longest line kept, in bytes; the rest of it is dropped and counted.
-MAX_LINE_BYTES = 4096
+# Longest line kept, in bytes; the rest of it is dropped and counted. A prompt that an engine is
+# asked to log is one line.
+MAX_LINE_BYTES = 64 * 1024
 # A progress bar that redraws itself with carriage returns is shown once in so many seconds.
 REDRAW_INTERVAL_S = 5.0
 # Shorter secrets are not masked: they would blot out ordinary text, and nobody is kept out by them.
@@ -16,12 +17,23 @@ MIN_SECRET_LENGTH = 4
 # Terminal control sequences of ECMA-48: CSI (colours, cursor), OSC (titles, links), and the rest.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# llama.cpp's minutes.seconds.ms.us before the level, and vLLM's date and time after it.
+_LLAMA_TIME = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} (?=[A-Z] )")
+_VLLM_TIME = re.compile(
+    r"^(?P<kept>(?:\([^()]{1,80}\) )?(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)) "
+    r"\d\d-\d\d \d\d:\d\d:\d\d (?=\[)"
+)
 
 
 def clean(raw: bytes) -> str:
     """Decode one line and drop escape sequences and control characters."""
     text = _ESCAPES.sub("", raw.decode("utf-8", "replace"))
     return _CONTROLS.sub("", text).rstrip()
+
+
+def without_time(line: str) -> str:
+    """Drop the time that an engine puts before its lines: a console's log has its own."""
+    return _VLLM_TIME.sub(r"\g<kept> ", _LLAMA_TIME.sub("", line, count=1), count=1)
 
 
 def mask(line: str, secrets: Collection[str]) -> str:

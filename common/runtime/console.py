@@ -5,65 +5,163 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TextIO
+
+from common.engines.console import without_time
+from common.engines.error_lines import ErrorLines
+from common.runtime.console_ring import ConsoleRing
+from common.runtime.line_limit import LINES_PER_S, LineLimit
+from common.runtime.redaction import Redactor
 
 # How the supervisor marks its own lines among the engine's.
 SUPERVISOR_MARK = "[engine]"
 # What waits for a reader that has stopped (a paused terminal, a full disk's pipe); a few MB.
 _WAITING_LINES = 10_000
+# How often it is looked whether lines that were left out have to be told.
+_LEFT_OUT_EVERY_S = 1.0
 
 
 class Console:
     """Writes lines to standard output, which ClearML takes as the task's console log.
 
     A thread does the writing: whoever reads may stop reading, and that must not stop the event loop.
+
+    Args:
+        stream: Where to write; None: the standard output of the moment.
+        clock: Seconds, for the limit of an engine's lines.
+
+    Attributes:
+        show_engine: Whether the engines' own output is shown; their errors always are.
+        is_debug: Whether everything is shown, as it comes.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._stream = stream
+        self._clock = clock
         self._changed = threading.Condition()
         self._waiting: deque[str] = deque()
         self._dropped = 0
         self._is_writing = False
         self._writer: threading.Thread | None = None
-        self._secrets: tuple[str, ...] = ()
+        self._redactor = Redactor()
+        self._ring = ConsoleRing()
+        self._engines: dict[str, _EngineLines] = {}
         self.show_engine = True
         self.is_debug = False
 
     def hide(self, secrets: Iterable[str | None]) -> None:
         """Mask these values wherever they would appear from now on."""
-        # Values too short to be secrets would blank out ordinary text.
-        self._secrets += tuple(secret for secret in secrets if secret and len(secret) >= 6)
+        self._redactor.hide(secrets)
 
     def line(self, text: str) -> None:
         """Write one event; a text of several lines is written at once. Never waits for the reader."""
-        for secret in self._secrets:
-            text = text.replace(secret, "******")
+        text = self._redactor.clean(text)
         with self._changed:
-            if len(self._waiting) >= _WAITING_LINES:
-                self._waiting.popleft()
-                self._dropped += 1
-            self._waiting.append(f"{text}\n")
-            if self._writer is None:
-                self._writer = threading.Thread(target=self._write, name="console", daemon=True)
-                self._writer.start()
-            self._changed.notify_all()
+            self._put(text)
+
+    def recent(self, after: int) -> tuple[list[str], int]:
+        """The lines that came after the line of this number, of the last 500.
+
+        Args:
+            after: The number that the last call returned; 0 for all that are kept.
+
+        Returns:
+            The lines, oldest first, secrets masked and long ones cut, and the newest one's number.
+        """
+        return self._ring.recent(after)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything was written; False when the reader did not take it in time."""
         with self._changed:
+            for model in self._engines:
+                self._tell_left_out(model)
             return self._changed.wait_for(
                 lambda: not self._waiting and not self._is_writing, timeout_s
             )
+
+    def debug(self, text: str) -> None:
+        """Write one event that matters in debug mode only."""
+        if self.is_debug:
+            self.line(text)
+
+    def engine(self, model: str, text: str) -> None:
+        """Write one line of an engine's own output, or of its supervisor (marked ``[engine]``).
+
+        What the supervisor says is an event of ours, ``model: ready after 2.1 s``; an engine's line is
+        marked ``[model]``. Of these only errors are shown where `show_engine` is off, and only so
+        many at a time: how many were left out is said. In debug mode they are all shown, unchanged.
+        """
+        if text.startswith(SUPERVISOR_MARK):
+            shown = f"{model}:{text.removeprefix(SUPERVISOR_MARK)}"
+            text = self._redactor.clean(shown)
+            with self._changed:
+                # In order: what came before it is told before it.
+                self._tell_left_out(model)
+                self._put(text)
+            return
+        with self._changed:
+            lines = self._engines.setdefault(model, _EngineLines())
+            # Asked of every line: the lines of a traceback are told by its head.
+            is_error = lines.errors.is_error(text)
+            if not self.is_debug:
+                if not (is_error or self.show_engine):
+                    return
+                limit = lines.error_limit if is_error else lines.limit
+                if not limit.admits(self._clock()):
+                    self._start_writer()
+                    return
+                self._tell_left_out_in_time(model)
+                text = without_time(text)
+            self._put(self._redactor.clean(f"[{model}] {text}"))
+
+    # Below, the caller holds `_changed`.
+
+    def _put(self, text: str) -> None:
+        self._ring.add(text)
+        if len(self._waiting) >= _WAITING_LINES:
+            self._waiting.popleft()
+            self._dropped += 1
+        self._waiting.append(f"{text}\n")
+        self._start_writer()
+        self._changed.notify_all()
+
+    def _start_writer(self) -> None:
+        if self._writer is None:
+            self._writer = threading.Thread(target=self._write, name="console", daemon=True)
+            self._writer.start()
+
+    def _tell_left_out_in_time(self, model: str) -> None:
+        now = self._clock()
+        lines = self._engines[model]
+        if lines.limit.is_over(now) or lines.error_limit.is_over(now):
+            self._tell_left_out(model)
+
+    def _tell_left_out(self, model: str) -> None:
+        lines = self._engines.get(model)
+        count = lines.take_left_out() if lines else 0
+        if count:
+            what = "line of its engine was" if count == 1 else "lines of its engine were"
+            self._put(f"{model}: {count} {what} left out: more than {LINES_PER_S:g} a second")
+
+    def _next_wait_s(self) -> float | None:
+        """How long the writer may sleep: until somebody wakes it, unless something is to be told."""
+        is_left_out = any(lines.left_out for lines in self._engines.values())
+        return _LEFT_OUT_EVERY_S if is_left_out else None
 
     def _write(self) -> None:
         while True:
             with self._changed:
                 self._is_writing = False
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._waiting)
+                while not self._waiting:
+                    self._changed.wait(self._next_wait_s())
+                    for model in self._engines:
+                        self._tell_left_out_in_time(model)
                 text = "".join(self._waiting)
                 self._waiting.clear()
                 dropped, self._dropped = self._dropped, 0
@@ -77,12 +175,19 @@ class Console:
                 stream.write(text)
                 stream.flush()
 
-    def debug(self, text: str) -> None:
-        """Write one event that matters in debug mode only."""
-        if self.is_debug:
-            self.line(text)
 
-    def engine(self, model: str, text: str) -> None:
-        """Write one line of an engine's own output, or of its supervisor (marked ``[engine]``)."""
-        if self.show_engine or text.startswith(SUPERVISOR_MARK):
-            self.line(f"[{model}] {text}")
+class _EngineLines:
+    """What is remembered of one engine's lines."""
+
+    def __init__(self) -> None:
+        self.errors = ErrorLines()
+        # Errors are not left out for the sake of what is none.
+        self.limit = LineLimit()
+        self.error_limit = LineLimit()
+
+    @property
+    def left_out(self) -> int:
+        return self.limit.left_out + self.error_limit.left_out
+
+    def take_left_out(self) -> int:
+        return self.limit.take_left_out() + self.error_limit.take_left_out()

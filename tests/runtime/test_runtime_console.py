@@ -25,7 +25,7 @@ def test_engine_lines_can_be_turned_off_but_not_what_happens_to_the_engine() -> 
     console.engine("m", "llama_model_loader: loaded")
     console.engine("m", "[engine] restarting in 1 s")
     assert console.flush(5)
-    assert out.getvalue() == "[m] [engine] restarting in 1 s\n"
+    assert out.getvalue() == "m: restarting in 1 s\n"
 
 
 def test_debug_lines_need_debug_mode() -> None:

@@ -157,7 +157,7 @@ async def test_what_an_engine_says_while_it_is_stopped_is_not_shown(tmp_path: Pa
     async with running(tmp_path, m=("--last-words", "Traceback"), n=()) as it:
         await it.ready("m", "n")
         await it.instance.unload("m")
-        assert "[m] [engine] stopped" in it.said
+        assert "m: stopped" in it.said
         assert "[m] Traceback" not in it.said
 
 

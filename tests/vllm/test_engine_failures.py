@@ -65,10 +65,10 @@ def answer(instance: Instance, tokens: int = 4) -> requests.Response:
 def kill_and_wait(instance: Instance, victim: psutil.Process) -> None:
     """Kill one process of the engine; returns once another engine serves."""
     old = [process for process in instance.family() if process.pid != instance.process.pid]
-    started = instance.console.count("[engine] ready after")
+    started = instance.console.count(": ready after")
     victim.kill()
     wait_for(
-        lambda: instance.console.count("[engine] ready after") > started,
+        lambda: instance.console.count(": ready after") > started,
         READY_S,
         "a new engine",
     )
