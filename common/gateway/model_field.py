@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import mmap
+from email.message import Message
 from typing import Any
-
-from aiohttp import parse_content_disposition
 
 from common.errors import RequestError
 
@@ -92,7 +91,10 @@ def _part_name(head: bytes) -> str | None:
     for line in head.decode("utf-8", "replace").split("\r\n"):
         key, _, value = line.partition(":")
         if key.strip().lower() == "content-disposition":
-            return parse_content_disposition(value.strip())[1].get("name")
+            part = Message()
+            part["Content-Disposition"] = value.strip()
+            found = part.get_param("name", header="Content-Disposition")
+            return found if isinstance(found, str) else None
     return None
 
 
