@@ -33,6 +33,8 @@ RECONNECT_FOR_S = 10.0
 """For the supervisor to notice the death of an engine that refused a connection: one of several
 processes closes its socket seconds before the last of them has ended."""
 
+JSON = "application/json"
+
 MAX_ERROR_BYTES = 64 * 1024
 
 
@@ -118,15 +120,15 @@ class ModelProxy:
         self, exchange: Exchange, target: ToModel | ByModelField
     ) -> web.StreamResponse:
         if isinstance(target, ToModel):
-            exchange.record.assign(target.name)
+            exchange.record.assign(target.name, exchange.key)
         body = RequestBody(exchange.request, self._settings.max_body_bytes)
         try:
             model = await self._pick(target, body)
-            exchange.record.assign(model.name)
+            exchange.record.assign(model.name, exchange.key)
             admission = self._admissions[model.name]
             if not admission.try_enter(exchange.key, exchange.priority):
                 if admission.has_room:
-                    exchange.record.wait()
+                    exchange.record.queue()
                 await admission.wait(exchange.key, exchange.priority)
             entered = time.monotonic()
             try:
@@ -198,7 +200,7 @@ class ModelProxy:
         if upstream.status == "ready":
             await upstream.ensure_ready(wait_s)  # returns at once; the status alone is no promise
             return
-        exchange.record.wait()
+        exchange.record.wake()
         if exchange.response is not None or await body.asks_for_stream():
             settings = self._settings
             await wait_with_heartbeats(
@@ -251,9 +253,13 @@ class ModelProxy:
             await exchange.commit(client_response(upstream))
         elif upstream.status != 200 or not is_stream:
             return await exchange.fail(await _late_error(upstream))
+        record = exchange.record
+        tells_usage = is_stream or upstream.content_type == JSON
         while chunk := await _read(upstream):
             if is_stream:
-                exchange.record.first_token()
+                record.first_token()
+            if tells_usage:
+                record.saw(chunk)
             await exchange.write(chunk)
         return await exchange.finish()
 
