@@ -21,6 +21,7 @@ setup(
         "clearml>=2.1.0",
         "click>=8.1",
         "filelock>=3.13",
+        "gputil>=1.4",
         "huggingface-hub>=2.4",
         "nvidia-ml-py>=12.560",
         "packaging>=24.0",
@@ -29,6 +30,8 @@ setup(
         "pydantic>=2.9",
         "requests>=2.31",
         "rich>=13.7",
+        # GPUtil imports distutils, which newer Pythons have from here.
+        'setuptools>=70; python_version >= "3.12"',
         "typing-extensions>=4.12",
     ],
     extras_require={
