@@ -182,8 +182,7 @@ class Gateway:
         record = self._recorder.open()
         exchange = Exchange(request, record)
         try:
-            identity = await self._own.identify(request)
-            exchange.key, exchange.priority = identity.name, getattr(identity, "priority", 0)
+            exchange.identity = await self._own.identify(request)
             # Last, and nothing is awaited from here to _enter: a drain that saw no request in
             # flight must not be followed by one.
             if self.is_draining:
