@@ -47,7 +47,7 @@ class RequestRecord:
 
     __slots__ = (
         *("_before", "_before_that", "_first", "_first_at", "_key", "_last", "_last_at"),
-        *("_newlines", "_phase", "_recorder", "_totals", "_waited_from"),
+        *("_events", "_phase", "_recorder", "_totals", "_waited_from"),
         *("arrived", "model"),
     )
 
@@ -62,7 +62,7 @@ class RequestRecord:
         self._key: KeyCounts | None = None
         self._phase = _OPEN
         self._first_at = self._last_at = 0.0
-        self._newlines = 0
+        self._events = 0
         self._first = self._last = self._before = self._before_that = b""
 
     def assign(self, model: str, key: str = "") -> None:
@@ -113,13 +113,12 @@ class RequestRecord:
         if self._last:
             self._before_that = self._before
             self._before = self._last
-            if self._first_at:
-                self._last_at = self._recorder.now()
         else:
             self._first = data
         self._last = data
         if self._first_at:
-            self._newlines += data.count(b"\n")
+            self._last_at = self._recorder.now()
+            self._events += data.count(b"data: ")
 
     def close(self, outcome: Outcome, status: int) -> RequestUsage:
         """End the record: takes it out of the gauges and adds it to the totals.
@@ -155,10 +154,11 @@ class RequestRecord:
             totals.failures[result] = totals.failures.get(result, 0) + 1
             if outcome is _OK and status < 400:  # a quick "no" of the engine is no latency
                 totals.latency.observe(now - self.arrived)
+        is_in_pieces = self._before and self._last_at
         usage = NO_USAGE if not self._last else self._read_usage(totals)
         if self._first_at:
             totals.first_token.observe(self._first_at - self.arrived)
-            if self._last_at and usage.completion > 1 and outcome is _OK:
+            if is_in_pieces and usage.completion > 1 and outcome is _OK:
                 spent = self._last_at - self._first_at
                 totals.per_token.observe(spent / (usage.completion - 1))
         if self._key is not None:
@@ -197,7 +197,7 @@ class RequestRecord:
         if usage is None:
             if not self._first_at:
                 return NO_USAGE
-            usage = estimate_usage(first, tail, self._newlines)
+            usage = estimate_usage(first, tail, self._events)
             totals.estimated += usage.completion
         else:
             totals.completion += usage.completion

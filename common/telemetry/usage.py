@@ -10,6 +10,7 @@ does not mislead: within a JSON string the quotes are escaped, so it has no such
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NamedTuple
 
 _TAIL_BYTES = 16 * 1024
@@ -24,7 +25,19 @@ _USAGE = b'"usage"'
 _TIMINGS = b'"timings"'
 _MESSAGE_START = b"event: message_start"
 _MESSAGE_DELTA = b'"message_delta"'
+_NAMES = frozenset(
+    {
+        *("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"),
+        *("prompt_n", "predicted_n"),
+    }
+)
 
+# As llama.cpp and vLLM write it, the former first: three times as fast as to parse the object.
+_match_usual = re.compile(
+    rb'"usage":\{"(?:completion_tokens":(\d+),"prompt_tokens":(\d+)'
+    rb'|prompt_tokens":(\d+),(?:"total_tokens":\d+,)?"completion_tokens":(\d+))'
+).match
+_match_opening = re.compile(rb"\s*:\s*\{").match
 _scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # raw_decode without its frame
 
 
@@ -53,80 +66,88 @@ def read_usage(first: bytes, tail: bytes) -> RequestUsage | None:
         first: Its first piece, which may be all of it.
         tail: Its last pieces, joined.
     """
-    if first.startswith(_MESSAGE_START) and _MESSAGE_DELTA not in tail:
-        return None  # cut off: the counts at its start are not those of its end
-    found = _last_object(tail[-_TAIL_BYTES:], _USAGE)
+    start = tail.rfind(_USAGE)
+    if start >= 0 and (usual := _match_usual(tail, start)) is not None:
+        completion, prompt = usual.group(1, 2) if usual.lastindex == 2 else usual.group(4, 3)
+        return RequestUsage(int(prompt), int(completion), False)
+    found = _last_object(tail, _USAGE)
     if found is not None:
-        prompt = _number(found, "prompt_tokens", "input_tokens")
-        completion = _number(found, "completion_tokens", "output_tokens")
-        if prompt is None:  # Anthropic's stream: the last event has the output alone
-            prompt = _number(_last_object(first[:_HEAD_BYTES], _USAGE) or {}, "input_tokens")
-        return RequestUsage(prompt or 0, completion or 0, False)
-    found = _last_object(tail[-_TAIL_BYTES:], _TIMINGS)
+        if first.startswith(_MESSAGE_START):
+            return _of_messages(first, tail, found)
+        return RequestUsage(*_counts(found), False)
+    found = _last_object(tail, _TIMINGS)
     if found is not None:
-        prompt = (_number(found, "prompt_n") or 0) + (_number(found, "cache_n") or 0)
-        return RequestUsage(prompt, _number(found, "predicted_n") or 0, False)
-    found = _last_object(first[:_HEAD_BYTES], _USAGE)  # llama.cpp's embeddings have it there
-    if found is not None and _MESSAGE_START not in first:
-        return RequestUsage(_number(found, "prompt_tokens", "input_tokens") or 0, 0, False)
+        prompt = _number(found, "prompt_n") + _number(found, "cache_n")
+        return RequestUsage(prompt, _number(found, "predicted_n"), False)
+    found = _first_usage(first)  # llama.cpp's embeddings have it there
+    if found is not None and not first.startswith(_MESSAGE_START):
+        return RequestUsage(*_counts(found), False)
     return None
 
 
-def estimate_usage(first: bytes, tail: bytes, newlines: int) -> RequestUsage:
-    """Count the events of a stream that carried a token.
+def _of_messages(first: bytes, tail: bytes, found: dict[str, Any]) -> RequestUsage | None:
+    """Read an Anthropic stream: its beginning names the prompt, its last events what came of it."""
+    if _MESSAGE_DELTA not in tail:
+        return None  # cut off: the counts are those of its beginning
+    prompt, completion = _counts(found)
+    return RequestUsage(prompt or _counts(_first_usage(first) or {})[0], completion, False)
 
-    Events with a name (``event:``, of Responses and Messages) have three line ends, others two.
-    What opens and ends a stream carries no token: the event that sets the role, ``[DONE]``.
+
+def estimate_usage(first: bytes, tail: bytes, events: int) -> RequestUsage:
+    """Estimate the tokens of a stream from the number of its events.
+
+    What opens and ends a stream carries no token: an event that sets the role, ``[DONE]``, and in
+    streams whose events have names (Responses, Messages) the two that open it.
 
     Args:
         first: The first piece.
         tail: The last pieces, joined.
-        newlines: Line ends in the whole stream.
+        events: Events in the whole stream.
     """
     if first.startswith(b"event:"):
-        events = newlines // 3 - 2
-        prompt = _number(_last_object(first[:_HEAD_BYTES], _USAGE) or {}, "input_tokens") or 0
-        return RequestUsage(prompt, max(0, events), True)
-    events = newlines // 2 - tail.endswith((b"[DONE]\n\n", b"[DONE]\r\n\r\n"))
-    events -= b'"role"' in first[:_HEAD_BYTES]
-    return RequestUsage(0, max(0, events), True)
+        prompt, _ = _counts(_first_usage(first) or {})
+        return RequestUsage(prompt, max(0, events - 2), True)
+    is_ended = tail.rstrip().endswith(b"[DONE]")
+    has_role = b'"role"' in first[:_HEAD_BYTES]
+    return RequestUsage(0, max(0, events - is_ended - has_role), True)
+
+
+def _first_usage(first: bytes) -> dict[str, Any] | None:
+    return _last_object(first[:_HEAD_BYTES], _USAGE)
 
 
 def _last_object(data: bytes, key: bytes) -> dict[str, Any] | None:
     """Return the last object with counts that stands at a key, None if there is none."""
     end = len(data)
     for _ in range(_TRIES):
-        start = data.rfind(key, 0, end)
-        if start < 0:
+        end = data.rfind(key, -_TAIL_BYTES, end)
+        if end < 0:
             return None
-        end = start
-        value = data[start + len(key) : start + len(key) + _OBJECT_BYTES].lstrip()
-        if value[:1] != b":":
-            continue  # a value that reads so, not a key
-        value = value[1:].lstrip()
-        if value[:1] != b"{":
-            continue  # null, or a schema's word
+        start = end + len(key)
+        if data[start : start + 2] == b":{":  # as the engines write it
+            start += 1
+        elif (opening := _match_opening(data, start)) is not None:
+            start = opening.end() - 1
+        else:
+            continue  # null, or a value that reads so and not a key
         try:
-            found, _ = _scan(value.decode("latin-1"), 0)  # bytes of other alphabets only in strings
+            # Other alphabets are only in strings, which nobody reads here.
+            found = _scan(data[start : start + _OBJECT_BYTES].decode("latin-1"), 0)[0]
         except (ValueError, StopIteration, RecursionError):
             continue  # cut off, or longer than any usage
-        if _COUNTS.intersection(found):
+        if not _NAMES.isdisjoint(found):
             return found  # type: ignore[no-any-return]
     return None
 
 
-_COUNTS = frozenset(
-    {
-        *("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"),
-        *("prompt_n", "predicted_n"),
-    }
-)
+def _counts(found: dict[str, Any]) -> tuple[int, int]:
+    return (
+        _number(found, "prompt_tokens") or _number(found, "input_tokens"),
+        _number(found, "completion_tokens") or _number(found, "output_tokens"),
+    )
 
 
-def _number(found: dict[str, Any], *names: str) -> int | None:
-    for name in names:
-        value = found.get(name)
-        # A tool's schema may have a field of that name; its value is an object.
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
-    return None
+def _number(found: dict[str, Any], name: str) -> int:
+    """Return a count; 0 for anything else: a schema has objects at such names."""
+    value = found.get(name)
+    return value if type(value) is int and value > 0 else 0
