@@ -73,7 +73,10 @@ class InstanceView(Protocol):
         """
 
     def console(self, after: int) -> dict[str, Any]:
-        """Return the console lines numbered from `after` on: ``{"lines": [...], "next": number}``."""
+        """Return the console lines after the one numbered `after`.
+
+        ``{"lines": [...], "next": number}``, the number to ask with the next time.
+        """
 
 
 @dataclass(frozen=True)

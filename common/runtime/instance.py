@@ -72,6 +72,11 @@ class Instance:
         self.on_progress: Callable[[], None] = lambda: None
 
     @property
+    def app_title(self) -> str:
+        """The application's name, for people."""
+        return self._app.title
+
+    @property
     def drain_s(self) -> float:
         """How long requests in flight may go on after a stop, in seconds."""
         return float(self._settings.general.drain_seconds)
