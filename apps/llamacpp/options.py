@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from common.errors import Problem
-from common.options.cli_field import last_value
+from common.options.cli_field import last_value, mentions
 from common.options.declaration import option
 from common.options.settings import AppSettings, ModelOptions, RequestLimits
 from common.options.shared import CudaMemoryOptions, DebugOptions, IdleOptions, OffloadOptions
@@ -312,6 +312,17 @@ class LlamaCppModel(ModelOptions):
         # llama-server takes several, separated by commas; an endpoint has one name.
         alias = last_value(self.cli, ("--alias", "-a")) or ""
         return alias.partition(",")[0].strip() or None
+
+    @property
+    def is_verbose(self) -> bool:
+        """The field, or what says as much in CLI."""
+        if self.cli is None:
+            return bool(self.verbose)
+        level = last_value(self.cli, ("--verbosity", "-lv", "--log-verbosity")) or ""
+        # Of its levels 3 is the default.
+        return mentions(self.cli, ("--verbose", "-v", "--log-verbose")) or (
+            level.isdigit() and int(level) > 3
+        )
 
     @property
     def limits(self) -> RequestLimits:

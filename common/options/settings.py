@@ -50,6 +50,11 @@ class ModelOptions(OptionGroup):
         return RequestLimits()
 
     @property
+    def is_verbose(self) -> bool:
+        """Whether its engine was asked for detailed logging, requests included."""
+        return False
+
+    @property
     def model_revision(self) -> str | None:
         """Branch, tag or commit of the model on Hugging Face, when an option names one."""
         return None
