@@ -91,7 +91,8 @@ class Gateway:
         """URL of the instance as clients should use it, without a slash at its end."""
         if self._settings.public_url:
             return self._settings.public_url.rstrip("/")
-        return f"http://{reachable_host(self._settings.host)}:{self.port}"
+        scheme = "https" if self._settings.tls else "http"
+        return f"{scheme}://{reachable_host(self._settings.host)}:{self.port}"
 
     def url_for(self, model: str) -> str:
         """Return the OpenAI base URL of one model."""
@@ -128,7 +129,7 @@ class Gateway:
         await runner.setup()
         try:
             self._port = await listen_on_first_free(
-                runner, self._settings.host, self._settings.ports
+                runner, self._settings.host, self._settings.ports, self._settings.tls
             )
         except BaseException:
             await runner.cleanup()

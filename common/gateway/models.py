@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -122,6 +123,7 @@ class GatewaySettings:
         instance_name: Name of the instance, for the page.
         heartbeat_after_s: A waiting stream gets its first SSE comment after so long.
         heartbeat_every_s: And a further one at this interval.
+        tls: Serve HTTPS with it; None: plain HTTP.
     """
 
     host: str | None
@@ -133,3 +135,4 @@ class GatewaySettings:
     instance_name: str
     heartbeat_after_s: float = 5.0
     heartbeat_every_s: float = 5.0
+    tls: ssl.SSLContext | None = None

@@ -12,7 +12,7 @@ from common.gateway.auth import (
     Authenticator,
     Identity,
     refuse_role,
-    refuse_unknown,
+    refuse_use,
     secret_from_headers,
 )
 from common.gateway.keys import Role
@@ -73,7 +73,7 @@ class OwnRoutes:
         secret = self._secret(request)
         identity = await self._authenticator.identify(secret)
         if identity is None:
-            raise refuse_unknown(secret)
+            raise self._authenticator.refuse(secret)
         return identity
 
     async def answer(self, request: web.BaseRequest, own: Own) -> web.Response:
@@ -89,12 +89,14 @@ class OwnRoutes:
         if own.route == "page":
             return await self._answer_page(request)
         identity = await self.identify(request)
-        if own.route == "models":
-            return web.json_response(self._model_list())
-        if own.route == "model":
-            return web.json_response(self._named_entry(own.detail))
         if own.route == "metrics":
             return await self._metrics()
+        if identity.role is Role.METRICS:
+            raise refuse_use(identity)
+        if own.route == "models":
+            return web.json_response(self._model_list(identity.models))
+        if own.route == "model":
+            return web.json_response(self._named_entry(own.detail))
         return await self._operate(identity, own.detail)
 
     def _ready(self) -> web.Response:
@@ -106,10 +108,12 @@ class OwnRoutes:
         status = "draining" if self.is_draining else "not ready"
         return web.json_response({"status": status}, status=503, headers={"Retry-After": "5"})
 
-    def _model_list(self) -> dict[str, Any]:
+    def _model_list(self, names: frozenset[str] | None) -> dict[str, Any]:
+        """The models with their adapters; those named only, as a key may use some of them."""
         data = [
             entry
             for model in self._models.values()
+            if names is None or model.name in names
             for entry in (
                 self._model_entry(model),
                 *(_adapter_entry(name, self._model_entry(model)) for name in model.adapters),

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from common.errors import RequestError
-from common.gateway.auth import Authenticator, Identity, refuse_unknown
+from common.gateway.auth import Authenticator, Identity
 from common.gateway.models import GatewaySettings, InstanceView, ServedModel
 from common.gateway.page.document import PageDocuments
 from common.gateway.page.sign_in import SignIn
@@ -111,7 +111,7 @@ class PageRoutes:
         identity = await self._authenticator.identify(secret)
         if query.get("data") == ["state"]:
             if identity is None:
-                raise refuse_unknown(secret)
+                raise self._authenticator.refuse(secret)
             return self._data(request, identity, query)
         if identity is None:
             return self._login_form("", 200)
