@@ -185,6 +185,8 @@ class Instance:
                 max_concurrent_requests=model.options.limits.max_concurrent_requests,
                 max_input_tokens=model.options.limits.max_input_tokens,
                 max_total_tokens=model.options.limits.max_total_tokens,
+                max_waiting_requests=model.options.limits.max_waiting_requests,
+                max_queue_s=model.options.limits.max_queue_s,
                 created=now,
                 adapters=self._extras_of(model).adapters,
             )
