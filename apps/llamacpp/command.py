@@ -39,6 +39,8 @@ OURS = frozenset(
         "model",
         "model_endpoint_name",
         "max_concurrent_requests",
+        "max_waiting_requests",
+        "max_queue_seconds",
         "max_input_tokens",
     }
 )

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from common.errors import Problem
-from common.options.cli_field import last_value
+from common.options.cli_field import last_value, mentions
 from common.options.declaration import option
-from common.options.settings import AppSettings, ModelOptions, RequestLimits
+from common.options.settings import AppSettings, ModelOptions, RequestLimits, queue_problems
 from common.options.shared import CudaMemoryOptions, DebugOptions, IdleOptions, OffloadOptions
 from common.runtime.endpoint_names import (
     endpoint_problems,
@@ -194,7 +194,20 @@ class LlamaCppModel(ModelOptions):
     max_concurrent_requests: int | None = option(
         "Max Concurrent Requests",
         ge=1,
-        help="Requests beyond this number are denied with status 429 instead of waiting. Empty: no limit.",
+        help="Requests beyond this number are denied with status 429 instead of waiting, unless Max Waiting "
+        "Requests lets some wait. Empty: no limit.",
+    )
+    max_waiting_requests: int | None = option(
+        "Max Waiting Requests",
+        ge=1,
+        help="So many of the requests beyond Max Concurrent Requests wait for a place; those beyond that are "
+        "denied with status 429. Empty: none waits.",
+    )
+    max_queue_seconds: float | None = option(
+        "Max Queue (Seconds)",
+        gt=0,
+        help="A request that has waited so long for a place is denied with status 503. Empty: it waits until "
+        "there is one. Only with Max Waiting Requests.",
     )
     numa: Literal["distributed", "isolate", "numactl"] | None = option(
         "NUMA",
@@ -297,6 +310,7 @@ class LlamaCppModel(ModelOptions):
         """References, names, and fields that contradict each other."""
         found = super().problems() + reference_problems("model", self.model)
         found += name_problems("model_endpoint_name", self.model_endpoint_name)
+        found += queue_problems(self.limits)
         return found + self._contradictions() + self._tensor_split_problems()
 
     @property
@@ -314,10 +328,23 @@ class LlamaCppModel(ModelOptions):
         return alias.partition(",")[0].strip() or None
 
     @property
+    def is_verbose(self) -> bool:
+        """The field, or what says as much in CLI."""
+        if self.cli is None:
+            return bool(self.verbose)
+        level = last_value(self.cli, ("--verbosity", "-lv", "--log-verbosity")) or ""
+        # Of its levels 3 is the default.
+        return mentions(self.cli, ("--verbose", "-v", "--log-verbose")) or (
+            level.isdigit() and int(level) > 3
+        )
+
+    @property
     def limits(self) -> RequestLimits:
         """What the gateway enforces for this model."""
         return RequestLimits(
             max_concurrent_requests=self.max_concurrent_requests,
+            max_waiting_requests=self.max_waiting_requests,
+            max_queue_s=self.max_queue_seconds,
             max_input_tokens=self.max_input_tokens,
             max_total_tokens=self.max_total_tokens,
         )

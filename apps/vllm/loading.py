@@ -27,10 +27,13 @@ _STEPS: Final = (
     (("init engine (profile",), "starting its HTTP server"),
 )
 
-# A picture of the program's name, and its routes, one a line.
+# A picture of the program's name, its routes, one a line, and its HTTP server's life.
 _NOISE: Final = re.compile(
     r" INFO \S+ \S+ \[\w+\.py:\d+\]( +[▀▄█].*| Route: /.*| Available routes are:)?$"
-    r"|^INFO:     (Started server process|Waiting for application|Application |Shutting down)"
+    r"|^(?:\([^()]{1,80}\) )?INFO: +(?:"
+    r"Started server process|Waiting for application|Application |Shutting down"
+    # Asked by this program, again and again.
+    r'|\S* - "GET /(?:health|metrics) HTTP)'
 )
 
 

@@ -10,7 +10,7 @@ from common.errors import ModelError, Problem
 from common.models.reference import parse_reference
 from common.options.cli_field import last_value
 from common.options.declaration import option
-from common.options.settings import ModelOptions, RequestLimits
+from common.options.settings import ModelOptions, RequestLimits, queue_problems
 from common.runtime.endpoint_names import name_problems, reference_problems
 
 Dtype = Literal["auto", "half", "float16", "bfloat16", "float", "float32"]
@@ -194,7 +194,20 @@ class VllmModel(ModelOptions):
     max_concurrent_requests: int | None = option(
         "Max Concurrent Requests",
         ge=1,
-        help="Requests beyond this number are denied with status 429 instead of waiting. Empty: no limit.",
+        help="Requests beyond this number are denied with status 429 instead of waiting, unless Max Waiting "
+        "Requests lets some wait. Empty: no limit.",
+    )
+    max_waiting_requests: int | None = option(
+        "Max Waiting Requests",
+        ge=1,
+        help="So many of the requests beyond Max Concurrent Requests wait for a place; those beyond that are "
+        "denied with status 429. Empty: none waits.",
+    )
+    max_queue_seconds: float | None = option(
+        "Max Queue (Seconds)",
+        gt=0,
+        help="A request that has waited so long for a place is denied with status 503. Empty: it waits until "
+        "there is one. Only with Max Waiting Requests.",
     )
     rope_theta: float | None = option(
         "RoPE Theta",
@@ -309,6 +322,7 @@ class VllmModel(ModelOptions):
         """References, names, and fields that need each other."""
         found = super().problems() + reference_problems("model", self.model)
         found += name_problems("model_endpoint_name", self.model_endpoint_name)
+        found += queue_problems(self.limits)
         if self.cli:  # it replaces what the rest is about
             return found
         found += reference_problems("tokenizer", self.tokenizer) + revision_problems(self)
@@ -335,7 +349,11 @@ class VllmModel(ModelOptions):
     @property
     def limits(self) -> RequestLimits:
         """What the gateway enforces for this model."""
-        return RequestLimits(max_concurrent_requests=self.max_concurrent_requests)
+        return RequestLimits(
+            max_concurrent_requests=self.max_concurrent_requests,
+            max_waiting_requests=self.max_waiting_requests,
+            max_queue_s=self.max_queue_seconds,
+        )
 
     @property
     def model_revision(self) -> str | None:

@@ -7,8 +7,10 @@ raise.
 
 from __future__ import annotations
 
+import json
 import os
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +60,28 @@ class ClearMLApi:
             ServerAwayError: The server cannot be reached now.
             ControlPlaneError: It refuses; with its own words.
         """
+        return self._send(service, action, json=body)
+
+    def post_events(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Send events, a JSON line each, with one call of ``events.add_batch``.
+
+        Raises:
+            ServerAwayError: The server cannot be reached now.
+            ControlPlaneError: It refuses all of them; with its own words.
+        """
+        self._send(
+            "events",
+            "add_batch",
+            data="\n".join(json.dumps(event) for event in events),
+            headers={"Content-Type": "application/json-lines"},
+        )
+
+    def _send(self, service: str, action: str, **content: Any) -> dict[str, Any]:
         from clearml.backend_api.session.session import LoginError
 
         session = self._connected()
         try:
-            response = session.send_request(service, action, json=body)
+            response = session.send_request(service, action, **content)
         except LoginError as error:  # the token has to be renewed now and then
             raise _login_error(self.host, error) from error
         except (requests.RequestException, OSError) as error:

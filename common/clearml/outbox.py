@@ -10,7 +10,7 @@ from collections.abc import Callable
 from common.errors import ServerAwayError
 
 _RETRY_S = 5.0
-# What cannot be merged (scalar points) is bounded: an hour of points at the usual rate fits.
+# All jobs of an instance have keys and read what is to be sent when they run, so that they are few.
 _LIMIT = 20_000
 
 
@@ -68,6 +68,7 @@ class Outbox:
 
     def _run(self) -> None:
         is_away = False
+        failure = ""
         while True:
             with self._changed:
                 self._busy = False
@@ -86,7 +87,12 @@ class Outbox:
                 is_away = True
                 self._put_back(key, job)
             except Exception as error:  # noqa: BLE001 - the SDK raises bare exceptions; a report must not end us
-                self._warn(f"A report to ClearML failed: {type(error).__name__}: {error}")
+                said, failure = (
+                    failure,
+                    f"A report to ClearML failed: {type(error).__name__}: {error}",
+                )
+                if failure != said:  # every few seconds the same is no news
+                    self._warn(failure)
             else:
                 if is_away:
                     self._warn(self._back_again())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +16,8 @@ Mode = Literal["agent", "server", "offline"]
 
 # Every task of ours has it, and its app's name as another.
 TAG = "clearml-deploy"
+
+_FIRST_MACHINE_POINTS_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,12 @@ class OpenTask:
         self.sdk.update_parameters(dict(parameters))
 
     def report_scalar(self, title: str, series: str, value: float, iteration: int) -> None:
-        """Report one point (queued by the SDK; never blocks)."""
+        """Have the SDK report one point: an offline task's way to record it."""
         self.sdk.get_logger().report_scalar(title, series, value, iteration)
+
+    def report_plot(self, title: str, series: str, figure: Mapping[str, Any]) -> None:
+        """Have the SDK report a Plotly figure: an offline task's way to record it."""
+        self.sdk.get_logger().report_plotly(title, series, dict(figure), 0)
 
     def on_abort(self, callback: Callable[[], None], timeout_s: float) -> None:
         """Have `callback` called, in a thread of the SDK's, when somebody aborts the task.
@@ -56,9 +63,19 @@ class OpenTask:
         if self.mode != "offline":
             self.sdk.register_abort_callback(callback, callback_execution_timeout=timeout_s)
 
-    def flush(self) -> None:
-        """Send what the SDK has queued; may block for as long as the server is away."""
-        self.sdk.flush(wait_for_uploads=True)
+    def flush(self, timeout_s: float) -> None:
+        """Send what the SDK has queued: console lines and the machine's points.
+
+        Its flush blocks for as long as the server is away, and up to two minutes longer: it is left
+        behind after `timeout_s`.
+        """
+        flushing = threading.Thread(target=self._flush, name="clearml-flush", daemon=True)
+        flushing.start()
+        flushing.join(timeout_s)
+
+    def _flush(self) -> None:
+        with contextlib.suppress(Exception):  # the SDK raises bare exceptions
+            self.sdk.flush(wait_for_uploads=True)
 
     def close_offline(self) -> None:
         """Write the offline session's zip."""
@@ -87,6 +104,12 @@ def open_task(*, project: str, name: str, offline: bool, tags: Sequence[str] = (
     # On Linux the SDK forks a second process for its reports: 80 MB for a few points a minute, and
     # flushing it takes five seconds. Only clearml.conf could say otherwise, which is the user's.
     Task._report_subprocess_enabled = False
+    # Points go past the SDK (`common.clearml.events`). Its resource monitor would wait minutes for some
+    # and ask the server for the last iteration each time, so that an outage takes its points along;
+    # told not to wait, it counts the seconds since the start, as ours do.
+    Task.set_resource_monitor_iteration_timeout(
+        seconds_from_start=_FIRST_MACHINE_POINTS_S, wait_for_first_iteration_to_start_sec=0.0
+    )
     by_agent = is_run_by_agent()
     if offline and not by_agent:
         Task.set_offline(True)

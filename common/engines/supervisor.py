@@ -260,7 +260,7 @@ class Supervisor:
         if self._starts and self._address_factory:
             self._spec = self._address_factory()
         self._starts += 1
-        self._say(f"starting {self._spec.program.label}: {shlex.join(self._spec.command.argv)}")
+        self._say_start()
         self._run = EngineRun(
             self._spec,
             limits=self._limits,
@@ -342,8 +342,18 @@ class Supervisor:
         command = self._spec.command
         return (*self._secrets, *(command.env.get(name, "") for name in command.secret_env))
 
+    def _say_start(self) -> None:
+        again = f"again (restart {self.restarts}): " if self.restarts else ""
+        self._say(f"starting {again}{self._spec.program.label}")
+        # Among the engine's own lines: it is for whoever looks into its output.
+        self._tell(f"$ {shlex.join(self._spec.command.argv)}")
+
     def _say(self, line: str) -> None:
+        """Tell an event: a line with the mark that makes it none of the engine's."""
+        self._tell(f"[engine] {line}")
+
+    def _tell(self, line: str) -> None:
         try:
-            self._console(self._spec.name, mask(f"[engine] {line}", self._all_secrets()))
+            self._console(self._spec.name, mask(line, self._all_secrets()))
         except Exception:
             logger.exception("the console refused a line of %s", self._spec.name)

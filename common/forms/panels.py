@@ -92,28 +92,21 @@ LEGACY_ACCESS = _panel(
 )
 """Where the one model is reached, with which key, and a command to try it."""
 
-# The example is the instance's own, for its first model; another model and another prompt are put
-# in their places. Names and URLs are read from the models table, where the instance escaped them.
+# Each row of the models table has the example of its model, with the path and body that it answers;
+# the prompt is put in its place there.
 _CHOOSE = """<script>
 (function () {
   var panel = document.currentScript.parentElement;
-  var example = panel.querySelector("pre"), original = example.textContent;
+  var example = panel.querySelector("pre");
   var chosen = panel.querySelector("select"), prompt = panel.querySelector("input");
-  var models = [];
-  panel.querySelectorAll("[data-models] tr").forEach(function (row) {
-    var cells = row.querySelectorAll("td");
-    if (cells.length > 1) models.push({name: cells[0].textContent, url: cells[1].textContent});
-  });
-  if (!models.length) return;
-  models.forEach(function (model) { chosen.add(new Option(model.name)); });
+  var rows = panel.querySelectorAll("[data-models] tr[data-example]");
+  if (!rows.length) return;
+  rows.forEach(function (row) { chosen.add(new Option(row.querySelector("td").textContent)); });
   function shell(text) { return text.split("'").join("'" + '"' + "'" + '"' + "'"); }
   function quoted(text) { return shell(JSON.stringify(text)); }
   function write() {
-    var model = models[chosen.selectedIndex], mark = "<url>";
-    example.textContent = original.split(shell(models[0].url)).join(mark)
-      .split(quoted(models[0].name)).join(quoted(model.name))
-      .split(quoted("Hello world!")).join(quoted(prompt.value))
-      .split(mark).join(shell(model.url));
+    example.textContent = rows[chosen.selectedIndex].dataset.example
+      .split(quoted("Hello world!")).join(quoted(prompt.value));
   }
   chosen.addEventListener("change", write);
   prompt.addEventListener("input", write);

@@ -91,7 +91,8 @@ class Gateway:
         """URL of the instance as clients should use it, without a slash at its end."""
         if self._settings.public_url:
             return self._settings.public_url.rstrip("/")
-        return f"http://{reachable_host(self._settings.host)}:{self.port}"
+        scheme = "https" if self._settings.tls else "http"
+        return f"{scheme}://{reachable_host(self._settings.host)}:{self.port}"
 
     def url_for(self, model: str) -> str:
         """Return the OpenAI base URL of one model."""
@@ -128,7 +129,7 @@ class Gateway:
         await runner.setup()
         try:
             self._port = await listen_on_first_free(
-                runner, self._settings.host, self._settings.ports
+                runner, self._settings.host, self._settings.ports, self._settings.tls
             )
         except BaseException:
             await runner.cleanup()
@@ -182,8 +183,7 @@ class Gateway:
         record = self._recorder.open()
         exchange = Exchange(request, record)
         try:
-            identity = await self._own.identify(request)
-            exchange.key, exchange.priority = identity.name, getattr(identity, "priority", 0)
+            exchange.identity = await self._own.identify(request)
             # Last, and nothing is awaited from here to _enter: a drain that saw no request in
             # flight must not be followed by one.
             if self.is_draining:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from common.gateway.auth import Identity
 from common.gateway.envelope import ErrorAnswer
 from common.telemetry.recorder import RequestRecord
 
@@ -21,16 +22,16 @@ class Exchange:
         request: The client's request.
         record: Its telemetry.
         response: What the client gets; None until a status line is out.
-        key: Name of the API key.
-        priority: Of that key, for a place at a model.
+        identity: Who asks; None until that is known.
+        is_limited: Whether the limits of the key count it as running.
     """
 
     def __init__(self, request: web.BaseRequest, record: RequestRecord) -> None:
         self.request = request
         self.record = record
         self.response: web.StreamResponse | None = None
-        self.key = ""
-        self.priority = 0
+        self.identity: Identity | None = None
+        self.is_limited = False
         self._last = b"\n\n"
 
     async def commit(self, response: web.StreamResponse) -> None:

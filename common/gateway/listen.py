@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 from collections.abc import Sequence
 
 from aiohttp import web
@@ -14,7 +15,10 @@ UNSPECIFIED_HOSTS = frozenset({"", "0.0.0.0", "::"})
 
 
 async def listen_on_first_free(
-    runner: web.BaseRunner, host: str | None, ports: Sequence[int]
+    runner: web.BaseRunner,
+    host: str | None,
+    ports: Sequence[int],
+    tls: ssl.SSLContext | None = None,
 ) -> int:
     """Listen on the first port that is free, and return it.
 
@@ -24,12 +28,13 @@ async def listen_on_first_free(
         runner: A runner that is set up.
         host: Address; None: all interfaces.
         ports: Candidates; 0 lets the system choose.
+        tls: Listen for TLS; None: plain.
 
     Raises:
         ConfigurationError: No candidate is free, or the address is not one of this machine's.
     """
     for port in ports:
-        site = web.TCPSite(runner, host or None, port)
+        site = web.TCPSite(runner, host or None, port, ssl_context=tls)
         try:
             await site.start()
         except OSError as error:

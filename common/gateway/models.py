@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -73,7 +74,10 @@ class InstanceView(Protocol):
         """
 
     def console(self, after: int) -> dict[str, Any]:
-        """Return the console lines numbered from `after` on: ``{"lines": [...], "next": number}``."""
+        """Return the console lines after the one numbered `after`.
+
+        ``{"lines": [...], "next": number}``, the number to ask with the next time.
+        """
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,7 @@ class GatewaySettings:
         instance_name: Name of the instance, for the page.
         heartbeat_after_s: A waiting stream gets its first SSE comment after so long.
         heartbeat_every_s: And a further one at this interval.
+        tls: Serve HTTPS with it; None: plain HTTP.
     """
 
     host: str | None
@@ -130,3 +135,4 @@ class GatewaySettings:
     instance_name: str
     heartbeat_after_s: float = 5.0
     heartbeat_every_s: float = 5.0
+    tls: ssl.SSLContext | None = None

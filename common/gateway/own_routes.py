@@ -4,28 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import parse_qs, quote
 
 from aiohttp import web
 
 from common.errors import RequestError
-from common.gateway import page
 from common.gateway.auth import (
-    SESSION_COOKIE,
     Authenticator,
     Identity,
-    Sessions,
     refuse_role,
-    refuse_unknown,
+    refuse_use,
     secret_from_headers,
 )
 from common.gateway.keys import Role
 from common.gateway.models import AdminOperations, GatewaySettings, InstanceView, ServedModel
+from common.gateway.page.routes import MAX_FORM_BYTES, PageRequest, PageRoutes
+from common.gateway.page.sign_in import SignIn
 from common.gateway.proxy import ModelProxy
 from common.gateway.routing import Own, RouteTable
 from common.telemetry.recorder import Recorder
 
-MAX_FORM_BYTES = 4096
 OPERATIONS = ("load", "sleep", "unload")
 
 
@@ -52,22 +49,31 @@ class OwnRoutes:
         self._recorder = recorder
         self._admin = admin
         self._view = view
-        self._sessions = Sessions()
         self.is_draining = False
+        self._sign_in = SignIn(settings.task_id, settings.public_url)
+        self._page = PageRoutes(
+            settings,
+            models,
+            authenticator,
+            recorder,
+            view,
+            self._sign_in,
+            in_flight=proxy.in_flight_of,
+            is_draining=lambda: self.is_draining,
+            has_operations=admin is not None,
+        )
 
     async def identify(self, request: web.BaseRequest) -> Identity:
         """Return who asks, by header or by the page's cookie.
 
         Raises:
-            RequestError: 401.
+            RequestError: 401; 403 for a session that is used from elsewhere than the page.
             CapacityError: It cannot be decided now.
         """
-        secret = secret_from_headers(request.headers)
-        if secret is None:
-            secret = self._sessions.secret(request.cookies.get(SESSION_COOKIE))
+        secret = self._secret(request)
         identity = await self._authenticator.identify(secret)
         if identity is None:
-            raise refuse_unknown(secret)
+            raise self._authenticator.refuse(secret)
         return identity
 
     async def answer(self, request: web.BaseRequest, own: Own) -> web.Response:
@@ -81,14 +87,16 @@ class OwnRoutes:
         if own.route == "ready":
             return self._ready()
         if own.route == "page":
-            return await self._page(request, own)
+            return await self._answer_page(request)
         identity = await self.identify(request)
-        if own.route == "models":
-            return web.json_response(self._model_list())
-        if own.route == "model":
-            return web.json_response(self._named_entry(own.detail))
         if own.route == "metrics":
             return await self._metrics()
+        if identity.role is Role.METRICS:
+            raise refuse_use(identity)
+        if own.route == "models":
+            return web.json_response(self._model_list(identity.models))
+        if own.route == "model":
+            return web.json_response(self._named_entry(own.detail))
         return await self._operate(identity, own.detail)
 
     def _ready(self) -> web.Response:
@@ -100,10 +108,12 @@ class OwnRoutes:
         status = "draining" if self.is_draining else "not ready"
         return web.json_response({"status": status}, status=503, headers={"Retry-After": "5"})
 
-    def _model_list(self) -> dict[str, Any]:
+    def _model_list(self, names: frozenset[str] | None) -> dict[str, Any]:
+        """The models with their adapters; those named only, as a key may use some of them."""
         data = [
             entry
             for model in self._models.values()
+            if names is None or model.name in names
             for entry in (
                 self._model_entry(model),
                 *(_adapter_entry(name, self._model_entry(model)) for name in model.adapters),
@@ -191,83 +201,39 @@ class OwnRoutes:
             "max_concurrent_requests": model.max_concurrent_requests,
         }
 
-    async def _page(self, request: web.BaseRequest, own: Own) -> web.Response:
+    async def _answer_page(self, request: web.BaseRequest) -> web.Response:
+        body = b""
         if request.method == "POST":
-            return await self._login(request, own)
-        if self._authenticator.needs_secret:
-            try:
-                await self.identify(request)
-            except RequestError:
-                return self._html(page.render_login(self._title, is_wrong=False))
-        return self._html(self._status_page(request, own))
-
-    async def _login(self, request: web.BaseRequest, own: Own) -> web.Response:
-        """Log in or out; the answer sends the browser back to the page."""
-        raw = await request.content.read(MAX_FORM_BYTES)
-        form = parse_qs(raw.decode("utf-8", "replace"))
-        path = own.service_prefix + "/"
-        answer = web.Response(status=303, headers={"Location": path, "Cache-Control": "no-store"})
-        if "logout" in form:
-            self._sessions.close(request.cookies.get(SESSION_COOKIE))
-            answer.del_cookie(SESSION_COOKIE, path=path)
-            return answer
-        secret = form.get("key", [""])[0].strip()
-        if await self._authenticator.identify(secret) is None:
-            return self._html(page.render_login(self._title, is_wrong=True), status=401)
-        answer.set_cookie(
-            SESSION_COOKIE,
-            self._sessions.open(secret),
-            path=path,
-            httponly=True,
-            samesite="Strict",
-            secure=self._scheme(request) == "https",
+            while len(body) < MAX_FORM_BYTES and (piece := await request.content.readany()):
+                body += piece
+        asked = PageRequest(
+            request.method,
+            request.rel_url.raw_query_string,
+            request.headers,
+            request.cookies,
+            body,
+            is_tls=self._is_tls(request),
         )
-        return answer
+        secret = None if request.method == "POST" else self._secret(request)
+        answer = await self._page.answer(asked, secret)
+        return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
 
-    def _status_page(self, request: web.BaseRequest, own: Own) -> str:
-        host = request.headers.get("Host", "")
-        base = self._settings.public_url or f"{self._scheme(request)}://{host}{own.service_prefix}"
-        base = base.rstrip("/")
-        rows = [
-            page.ModelRow(
-                model.name,
-                model.upstream.status,
-                model.upstream.failure,
-                f"{base}/{quote(model.name, safe='/')}/v1",
-                self._proxy.in_flight_of(model.name),
-                model.adapters,
-            )
-            for model in self._models.values()
-        ]
-        needs_secret = self._authenticator.needs_secret
-        return page.render_status(
-            self._title,
-            rows,
-            base_url=base,
-            task_id=self._settings.task_id,
-            with_key=needs_secret,
-            with_logout=needs_secret and SESSION_COOKIE in request.cookies,
-        )
+    def _secret(self, request: web.BaseRequest) -> str | None:
+        """The key of the headers, or the one that the page's session stands for.
 
-    @property
-    def _title(self) -> str:
-        return self._settings.instance_name or "Model deployment"
+        Raises:
+            RequestError: 403; a session that is used from elsewhere than the page.
+        """
+        secret = secret_from_headers(request.headers)
+        if secret is None:
+            secret = self._sign_in.secret(request.method, request.headers, request.cookies)
+        return secret
 
-    def _scheme(self, request: web.BaseRequest) -> str:
-        """Return what the browser sees: TLS may end in front of the instance."""
+    def _is_tls(self, request: web.BaseRequest) -> bool:
+        """Whether the browser came by HTTPS, which may end in front of the instance."""
         forwarded = request.headers.get("X-Forwarded-Proto", "").lower()
         public = (self._settings.public_url or "").lower()
-        is_tls = forwarded == "https" or public.startswith("https:")
-        return "https" if is_tls else "http"
-
-    def _html(self, text: str, status: int = 200) -> web.Response:
-        headers = {
-            "Content-Security-Policy": page.CONTENT_SECURITY_POLICY,
-            "Cache-Control": "no-store",
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
-        }
-        return web.Response(text=text, status=status, content_type="text/html", headers=headers)
+        return request.secure or forwarded == "https" or public.startswith("https:")
 
 
 def _adapter_entry(name: str, parent: dict[str, Any]) -> dict[str, Any]:

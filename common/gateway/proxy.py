@@ -13,6 +13,7 @@ from aiohttp import web
 
 from common.errors import CapacityError, EngineCrashError, EngineError, RequestError
 from common.gateway.admission import Admission
+from common.gateway.auth import Identity
 from common.gateway.body import RequestBody
 from common.gateway.envelope import ErrorAnswer, answer_for
 from common.gateway.exchange import EVENT_STREAM, ClientGoneError, Exchange
@@ -23,6 +24,7 @@ from common.gateway.forward import (
     headers_for_engine,
 )
 from common.gateway.heartbeat import wait_with_heartbeats
+from common.gateway.key_limits import KeyLimiter
 from common.gateway.models import GatewaySettings, ServedModel
 from common.gateway.routing import ByModelField, RouteTable, ToModel
 from common.gateway.token_limits import TokenLimits, check_token_limits, is_counted
@@ -32,6 +34,8 @@ RECONNECT_EVERY_S = 0.1
 RECONNECT_FOR_S = 10.0
 """For the supervisor to notice the death of an engine that refused a connection: one of several
 processes closes its socket seconds before the last of them has ended."""
+
+JSON = "application/json"
 
 MAX_ERROR_BYTES = 64 * 1024
 
@@ -70,6 +74,7 @@ class ModelProxy:
             )
             for m in models
         }
+        self._limiter = KeyLimiter()
         self.is_stopping = False
 
     @property
@@ -83,18 +88,17 @@ class ModelProxy:
 
     async def serve(self, exchange: Exchange, target: ToModel | ByModelField) -> web.StreamResponse:
         """Answer one request; its record is closed in every outcome."""
-        record = exchange.record
         try:
             response = await self._serve(exchange, target)
-            record.close(Outcome.OK, response.status)
+            self._close(exchange, Outcome.OK, response.status)
             return response
         except asyncio.CancelledError:
             outcome = Outcome.STOPPED if self.is_stopping else Outcome.CLIENT_CLOSED
-            record.close(outcome, 503 if self.is_stopping else CLIENT_CLOSED_STATUS)
+            self._close(exchange, outcome, 503 if self.is_stopping else CLIENT_CLOSED_STATUS)
             exchange.abort()
             raise
         except ClientGoneError:
-            record.close(Outcome.CLIENT_CLOSED, CLIENT_CLOSED_STATUS)
+            self._close(exchange, Outcome.CLIENT_CLOSED, CLIENT_CLOSED_STATUS)
             exchange.abort()
             return exchange.response or web.Response(status=CLIENT_CLOSED_STATUS)
         except Exception as error:  # noqa: BLE001 - every failure becomes an answer and a record
@@ -111,31 +115,47 @@ class ModelProxy:
                 f"A request for {exchange.record.model!r} failed: {type(error).__name__}: {error}"
             )
         committed = exchange.response
-        exchange.record.close(outcome, committed.status if committed else answer.status)
+        self._close(exchange, outcome, committed.status if committed else answer.status)
         return await exchange.fail(answer)
+
+    def _close(self, exchange: Exchange, outcome: Outcome, status: int) -> None:
+        """End the record, and count its tokens for the key."""
+        usage = exchange.record.close(outcome, status)
+        if exchange.is_limited and exchange.identity is not None:
+            exchange.is_limited = False
+            self._limiter.leave(exchange.identity, usage.prompt + usage.completion)
 
     async def _serve(
         self, exchange: Exchange, target: ToModel | ByModelField
     ) -> web.StreamResponse:
+        identity = exchange.identity
+        assert identity is not None
         if isinstance(target, ToModel):
-            exchange.record.assign(target.name)
+            self._assign(exchange, identity, target.name)
         body = RequestBody(exchange.request, self._settings.max_body_bytes)
         try:
             model = await self._pick(target, body)
-            exchange.record.assign(model.name)
+            self._assign(exchange, identity, model.name)
             admission = self._admissions[model.name]
-            if not admission.try_enter(exchange.key, exchange.priority):
+            if not admission.try_enter(identity.name, identity.priority):
                 if admission.has_room:
-                    exchange.record.wait()
-                await admission.wait(exchange.key, exchange.priority)
+                    exchange.record.queue()
+                await admission.wait(identity.name, identity.priority)
             entered = time.monotonic()
             try:
                 await body.prepare()
                 return await self._forward(exchange, model, target, body)
             finally:
-                admission.leave(time.monotonic() - entered, exchange.key)
+                admission.leave(time.monotonic() - entered, identity.name)
         finally:
             body.close()
+
+    def _assign(self, exchange: Exchange, identity: Identity, model: str) -> None:
+        """Say which model the request is for, unless its key may not make it: that is no use of it."""
+        if not exchange.is_limited:
+            self._limiter.enter(identity, model)
+            exchange.is_limited = True
+            exchange.record.assign(model, identity.name)
 
     async def _pick(self, target: ToModel | ByModelField, body: RequestBody) -> ServedModel:
         if isinstance(target, ToModel):
@@ -198,7 +218,7 @@ class ModelProxy:
         if upstream.status == "ready":
             await upstream.ensure_ready(wait_s)  # returns at once; the status alone is no promise
             return
-        exchange.record.wait()
+        exchange.record.wake()
         if exchange.response is not None or await body.asks_for_stream():
             settings = self._settings
             await wait_with_heartbeats(
@@ -251,9 +271,13 @@ class ModelProxy:
             await exchange.commit(client_response(upstream))
         elif upstream.status != 200 or not is_stream:
             return await exchange.fail(await _late_error(upstream))
+        record = exchange.record
+        tells_usage = is_stream or upstream.content_type == JSON
         while chunk := await _read(upstream):
             if is_stream:
-                exchange.record.first_token()
+                record.first_token()
+            if tells_usage:
+                record.saw(chunk)
             await exchange.write(chunk)
         return await exchange.finish()
 

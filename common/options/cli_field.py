@@ -204,6 +204,14 @@ def last_value(text: str, names: Collection[str]) -> str | None:
     return found
 
 
+def mentions(text: str, names: Collection[str]) -> bool:
+    """Tell whether the field holds one of `names`, flags without a value; False where it cannot be split."""
+    try:
+        return any(token in names for token in split_cli(text))
+    except ValueError:
+        return False
+
+
 def parse_cli(
     text: str, table: FlagTable, *, refuse: Callable[[str], str | None] = lambda name: None
 ) -> ParsedCli:

@@ -27,6 +27,23 @@ class RequestLimits:
     max_concurrent_requests: int | None = None
     max_input_tokens: int | None = None
     max_total_tokens: int | None = None
+    max_waiting_requests: int | None = None
+    max_queue_s: float | None = None
+
+
+def queue_problems(limits: RequestLimits) -> list[Problem]:
+    """What is wrong with the options of a model's waiting room: each needs the one before it."""
+    found = []
+    if limits.max_waiting_requests and not limits.max_concurrent_requests:
+        message = 'needs "Max Concurrent Requests" (Model/max_concurrent_requests): without it nobody waits'
+        value: Any = limits.max_waiting_requests
+        found.append(Problem(message, path="max_waiting_requests", value=value))
+    if limits.max_queue_s and not limits.max_waiting_requests:
+        message = (
+            'needs "Max Waiting Requests" (Model/max_waiting_requests): without it nobody waits'
+        )
+        found.append(Problem(message, path="max_queue_seconds", value=limits.max_queue_s))
+    return found
 
 
 class ModelOptions(OptionGroup):
@@ -48,6 +65,11 @@ class ModelOptions(OptionGroup):
     def limits(self) -> RequestLimits:
         """What the gateway enforces for this model."""
         return RequestLimits()
+
+    @property
+    def is_verbose(self) -> bool:
+        """Whether its engine was asked for detailed logging, requests included."""
+        return False
 
     @property
     def model_revision(self) -> str | None:

@@ -13,7 +13,7 @@ from typing import TextIO
 from common.engines.console import without_time
 from common.engines.error_lines import ErrorLines
 from common.runtime.console_ring import ConsoleRing
-from common.runtime.line_limit import LINES_PER_S, LineLimit
+from common.runtime.line_limit import DETAIL_BURST_LINES, DETAIL_LINES_PER_S, LineLimit
 from common.runtime.redaction import Redactor
 
 # How the supervisor marks its own lines among the engine's.
@@ -84,6 +84,11 @@ class Console:
                 lambda: not self._waiting and not self._is_writing, timeout_s
             )
 
+    def expect_detail(self, model: str) -> None:
+        """Let more of a model's engine through: it was asked for detailed logging."""
+        with self._changed:
+            self._engines[model] = _EngineLines(LineLimit(DETAIL_BURST_LINES, DETAIL_LINES_PER_S))
+
     def debug(self, text: str) -> None:
         """Write one event that matters in debug mode only."""
         if self.is_debug:
@@ -146,7 +151,7 @@ class Console:
         count = lines.take_left_out() if lines else 0
         if count:
             what = "line of its engine was" if count == 1 else "lines of its engine were"
-            self._put(f"{model}: {count} {what} left out: more than {LINES_PER_S:g} a second")
+            self._put(f"{model}: {count} {what} left out, {lines.limit.words}")
 
     def _next_wait_s(self) -> float | None:
         """How long the writer may sleep: until somebody wakes it, unless something is to be told."""
@@ -179,10 +184,10 @@ class Console:
 class _EngineLines:
     """What is remembered of one engine's lines."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: LineLimit | None = None) -> None:
         self.errors = ErrorLines()
         # Errors are not left out for the sake of what is none.
-        self.limit = LineLimit()
+        self.limit = limit or LineLimit()
         self.error_limit = LineLimit()
 
     @property

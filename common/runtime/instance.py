@@ -72,6 +72,11 @@ class Instance:
         self.on_progress: Callable[[], None] = lambda: None
 
     @property
+    def app_title(self) -> str:
+        """The application's name, for people."""
+        return self._app.title
+
+    @property
     def drain_s(self) -> float:
         """How long requests in flight may go on after a stop, in seconds."""
         return float(self._settings.general.drain_seconds)
@@ -87,6 +92,8 @@ class Instance:
         check_adapters(names, self._extras)
         for options, name in zip(self._settings.models, names, strict=True):
             self.models.append(HostedModel(name, options))
+            if options.is_verbose:
+                self._console.expect_detail(name)
         self.recorder = Recorder(names)
         self.view = RunningView(self, self._settings, self._console)
         self.gateway = self._open_gateway()
@@ -178,6 +185,8 @@ class Instance:
                 max_concurrent_requests=model.options.limits.max_concurrent_requests,
                 max_input_tokens=model.options.limits.max_input_tokens,
                 max_total_tokens=model.options.limits.max_total_tokens,
+                max_waiting_requests=model.options.limits.max_waiting_requests,
+                max_queue_s=model.options.limits.max_queue_s,
                 created=now,
                 adapters=self._extras_of(model).adapters,
             )
@@ -240,7 +249,9 @@ class Instance:
         if line.startswith(SUPERVISOR_MARK):
             self._is_ending[model.name] = line == ENDING
         # Processes of one engine that are to end say warnings and tracebacks about each other.
-        elif self._is_ending.get(model.name) or engine.is_noise(line):
+        elif self._is_ending.get(model.name) or (
+            engine.is_noise(line) and not model.options.is_verbose
+        ):
             self._console.debug(f"[{model.name}] {line}")
             return
         self._console.engine(model.name, line)
@@ -268,13 +279,14 @@ class Instance:
         error = supervisor.failure or EngineCrashError(f'The engine of "{model.name}" failed.')
         others_serve = any(other.status != "failed" for other in self.models)
         if supervisor.load_s is not None and others_serve:
-            self._console.line(f"{model.name}: {error} The other models are served on.")
+            self._console.line(f"{model.name}: given up. The other models are served on.")
             return
-        self._fail(error, model)
+        self._fail(error, model, is_told=True)
 
-    def _fail(self, error: DeployError, *models: HostedModel) -> None:
-        names = ", ".join(model.name for model in models)
-        self._console.line(f"{names}: {error}")
+    def _fail(self, error: DeployError, *models: HostedModel, is_told: bool = False) -> None:
+        """Give models up and, with them, the instance; `is_told`: their supervisor has said it."""
+        if not is_told:
+            self._console.line(f"{', '.join(model.name for model in models)}: {error}")
         for model in models:
             model.fail(error)
         # A user who asked for several models wants to know at once that one cannot be had. During a

@@ -35,6 +35,8 @@ class RunningView:
         self._console = console
         self._next_tick = 0.0
         self._memory: dict[str, int] = {}
+        # The task's page in the ClearML UI, once it is known; empty offline.
+        self.web_url = ""
 
     @property
     def memory(self) -> Mapping[str, int]:
@@ -66,8 +68,13 @@ class RunningView:
         instance = self._instance
         now = time.monotonic()
         activity = instance.activity()
+        engine = instance.engine
         return {
             "instance": {
+                "app": instance.app_title,
+                "engine": f"{engine.label} {engine.version}".strip() if engine else "",
+                "task_url": self.web_url.removesuffix("/output/log"),
+                "console_url": self.web_url,
                 "status": instance_status(activity, now),
                 "idle_s": idle_seconds(activity, now),
                 "idle_limit_hours": self._settings.idle.idle_time_limit_hours or None,
@@ -77,8 +84,9 @@ class RunningView:
         }
 
     def console(self, after: int) -> dict[str, Any]:
-        """Return the console lines numbered from `after` on."""
-        return {"lines": [], "next": after}
+        """Return the console lines after the one numbered `after`."""
+        lines, newest = self._console.recent(after)
+        return {"lines": lines, "next": newest}
 
     def _model(self, model: HostedModel) -> dict[str, Any]:
         return {

@@ -5,6 +5,9 @@ from __future__ import annotations
 # A start with all its warnings, or the tracebacks of one failure in several processes, is whole.
 BURST_LINES = 500
 LINES_PER_S = 5.0
+# With detailed logging: llama-server says five thousand lines while it loads a model of 30 layers.
+DETAIL_BURST_LINES = 10_000
+DETAIL_LINES_PER_S = 50.0
 # Once the burst is used up, nothing more comes for so long, and then what has become free at once:
 # lines in a row can be read, single ones from here and there cannot.
 PAUSE_S = 10.0
@@ -29,6 +32,11 @@ class LineLimit:
         self._filled_at: float | None = None
         self._paused_until = float("-inf")
         self.left_out = 0
+
+    @property
+    def words(self) -> str:
+        """The rate, for whoever misses a line."""
+        return f"more than {self._per_s:g} a second"
 
     def admits(self, now: float) -> bool:
         """Whether a line at `now` (seconds, of one clock) is shown; one that is not is counted."""

@@ -21,7 +21,7 @@ _SECRET_VARIABLE: Final = re.compile(
 # whole prompt, and this runs in the event loop.
 _LOGIN: Final = re.compile(r"(://(?:[^\s/@:'\"]{0,100}:)?)[^\s/@'\"]{1,500}(?=@)")
 _HEADER: Final = re.compile(
-    r"(\b(?:authorization|x-api-key|cookie|set-cookie)['\"]?\s?[:=]\s?b?['\"]?"
+    r"(\b(?:authorization|x-api-key|cookie|set-cookie)['\"]?\s?[:=]\s?(?:b?['\"])?"
     r"(?:(?:bearer|basic)\s)?)[^\s'\",;)}\]]+",
     re.IGNORECASE,
 )

@@ -84,7 +84,7 @@ def _run(request: RunRequest, console: Console) -> int:
     except DeployError as error:
         console.line(str(error))
         return exit_code_of(error)
-    report = InstanceTask(task, api, console.line)
+    report = InstanceTask(task, api, console.line, console.debug)
     parameters = _parameters(request, task, report)
     report.reset_status()
     return _Run(request.app, report, task, console).execute(parameters)
@@ -174,7 +174,9 @@ class _Run:
         try:
             # The names of models are looked up on the server, which may be slow or away.
             if await stop.unless_asked(instance.start()):
-                reporting = Reporting(instance, self._report, checked.settings)
+                reporting = Reporting(instance, self._report, checked.settings, self._console.line)
+                if instance.view is not None:
+                    instance.view.web_url = self._report.web_url
                 self._announce(instance, checked.settings)
                 status = reporting
                 instance.on_progress = lambda: status.write_status(None)
@@ -201,9 +203,8 @@ class _Run:
             self._ending_since = time.monotonic()
             await instance.close()
         if reporting is not None:
-            await reporting.write_scalars()
             failed = instance.failure is not None
-            reporting.write_status("failed" if failed else "stopped")
+            await reporting.write_end("failed" if failed else "stopped")
 
     def _announce(self, instance: Instance, settings: AnySettings) -> None:
         """Say where the instance is reached, on the console and in ``Status/*``."""

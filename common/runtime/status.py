@@ -16,12 +16,13 @@ KEY_PLACEHOLDER = "YOUR_GENERATED_TOKEN"
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One row of the models table."""
+    """One row of the models table; an embedding model answers another path than the others."""
 
     name: str
     url: str
     status: str
     progress: str = ""
+    is_embedding: bool = False
 
 
 def access_example(row: ModelRow, *, is_embedding: bool, key: str | None = KEY_PLACEHOLDER) -> str:
@@ -52,13 +53,22 @@ def key_dashboard(name: str, url: str, *, is_embedding: bool, key: str | None) -
 
 
 def models_table(rows: Sequence[ModelRow]) -> str:
-    """The models and their endpoints as an HTML table, which a dashboard shows as it is."""
+    """The models and their endpoints as an HTML table, which a dashboard shows as it is.
+
+    Each row carries its access example for the dashboard's picker: models differ in path and body.
+    """
     cells = "".join(
-        f"<tr><td>{html.escape(row.name)}</td><td>{html.escape(row.url)}</td>"
+        f'<tr data-example="{html.escape(example_of(row))}">'
+        f"<td>{html.escape(row.name)}</td><td>{html.escape(row.url)}</td>"
         f"<td>{html.escape(row.progress or row.status)}</td></tr>"
         for row in rows
     )
     return f"<table><tr><th>Model Name</th><th>Endpoint</th><th>Status</th></tr>{cells}</table>"
+
+
+def example_of(row: ModelRow) -> str:
+    """The access example of a row, with a placeholder for the key."""
+    return access_example(row, is_embedding=row.is_embedding)
 
 
 def status_values(
@@ -67,7 +77,6 @@ def status_values(
     *,
     idle_s: float,
     limit_hours: float | None,
-    embedding: frozenset[str] = frozenset(),
 ) -> dict[str, str]:
     """The part of ``Status/*`` that changes while an instance runs."""
     values = {
@@ -78,6 +87,5 @@ def status_values(
         "models": json.dumps([vars(row) for row in rows], ensure_ascii=False),
     }
     if rows:
-        first = rows[0]
-        values["curl_example"] = access_example(first, is_embedding=first.name in embedding)
+        values["curl_example"] = example_of(rows[0])
     return values

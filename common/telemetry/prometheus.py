@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import accumulate
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -16,6 +15,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from common.telemetry import names
+from common.telemetry.histogram import DURATION_BOUNDS
 from common.telemetry.recorder import HistogramSnapshot, ModelSnapshot, Snapshot
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -44,7 +44,7 @@ class RecorderCollector(Collector):
         yield _gauge(names.WAITING, {m: t.waiting for m, t in served.items()})
         yield _histogram(names.LATENCY, {m: t.latency for m, t in served.items()})
         yield _histogram(names.TIME_TO_FIRST_TOKEN, {m: t.first_token for m, t in served.items()})
-        yield _histogram(names.WAIT_TIME, {m: t.wait for m, t in served.items()})
+        yield _histogram(names.WAIT_TIME, {m: t.wake for m, t in served.items()})
         yield _counter(names.PROMPT_TOKENS, {m: t.prompt_tokens for m, t in served.items()})
         yield _counter(names.GENERATED_TOKENS, {m: t.generated_tokens for m, t in served.items()})
         status = names.MODEL_STATUS
@@ -94,7 +94,7 @@ def _gauge(metric: names.Metric, values: Mapping[str, int]) -> Family:
 def _histogram(metric: names.Metric, values: Mapping[str, HistogramSnapshot]) -> Family:
     family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
     for model, histogram in values.items():
-        bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
-        buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
+        bounds = [*map(floatToGoString, DURATION_BOUNDS), "+Inf"]
+        buckets = list(zip(bounds, histogram.coarse(DURATION_BOUNDS), strict=True))
         family.add_metric((model,), buckets, histogram.sum)
     return family

@@ -104,7 +104,14 @@ def test_status_starts_clean_and_the_end_is_marked(
     assert lines, done.stdout + done.stderr
     seen = json.loads(lines[0].removeprefix("SEEN "))
     assert seen["reset"]["Status"] == {"status": "loading"}
-    assert seen["reset"]["properties"] == {"status": "loading", "endpoint": "", "idle_hours": ""}
+    assert seen["reset"]["properties"] == {
+        "status": "loading",
+        "endpoint": "",
+        "idle_hours": "",
+        "last_action": "",
+        "models_ready": "",
+        "requests": "",
+    }
     assert seen["set"]["Status"] == {
         "status": "idle",
         "endpoint": "http://new",

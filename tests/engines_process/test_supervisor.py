@@ -158,6 +158,11 @@ async def test_crash_is_followed_by_a_restart_with_backoff(
     assert supervisor.failure is None
     assert "[engine] restarting in 0.05 s" in launcher.console.lines
     assert "[engine] restarting in 0.1 s" in launcher.console.lines
+    starts = [line for line in launcher.console.lines if line.startswith("[engine] starting ")]
+    assert [line.partition(":")[0] for line in starts[1:]] == [
+        "[engine] starting again (restart 1)",
+        "[engine] starting again (restart 2)",
+    ]
 
 
 async def test_crash_while_ready_is_seen_and_repaired(launcher: Launcher) -> None:

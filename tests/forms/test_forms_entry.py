@@ -31,6 +31,8 @@ _VALUES = {
 _BESIDE = {
     "lora_lora_modules": {"lora_enable_lora": True},
     "enable_auto_tool_choice": {"tool_call_parser": "hermes"},
+    "max_waiting_requests": {"max_concurrent_requests": 2},
+    "max_queue_seconds": {"max_concurrent_requests": 2, "max_waiting_requests": 2},
 }
 
 EVERY_FIELD = [(app, option) for app in APPS for option in settings_of(app).options(entry=False)]

@@ -1,4 +1,4 @@
-"""The key file, sessions and admission."""
+"""The key file and sessions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import ConfigurationError, RequestError
-from common.gateway.admission import Admission
+from common.errors import ConfigurationError
 from common.gateway.auth import MAX_SESSIONS, SESSION_S, ApiKeyAuthenticator, Sessions
 from common.gateway.key_file import create_key, list_keys, revoke_key
 from common.gateway.keys import Role, generate_key
@@ -86,32 +85,3 @@ def test_sessions_end_and_are_bounded() -> None:
     now[0] = SESSION_S
     assert sessions.secret(last) is None
     assert sessions.secret("guess") is None
-
-
-def test_admission_counts_places() -> None:
-    admission = Admission("m", 2)
-    admission.enter()
-    admission.enter()
-    with pytest.raises(RequestError) as caught:
-        admission.enter()
-    assert caught.value.http_status == 429
-    assert admission.in_flight == 2
-    admission.leave(1.0)
-    admission.enter()
-    unlimited = Admission("m", None)
-    for _ in range(1000):
-        unlimited.enter()
-    assert unlimited.in_flight == 1000
-
-
-def test_retry_after_follows_the_service_time() -> None:
-    admission = Admission("m", 2)
-    assert admission.retry_after_s() == 1.0
-    for _ in range(50):
-        admission.enter()
-        admission.leave(20.0)
-    assert admission.retry_after_s() == 10.0
-    for _ in range(50):
-        admission.enter()
-        admission.leave(1000.0)
-    assert admission.retry_after_s() == 30.0

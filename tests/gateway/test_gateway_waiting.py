@@ -55,7 +55,7 @@ async def test_request_waits_while_the_model_wakes(stub: StubProcess) -> None:
             assert answer.status == 200
             assert (await answer.json())["choices"][0]["message"]["content"]
         totals = run.recorder.snapshot().models[NAME]
-        assert (totals.waiting, totals.in_flight, totals.wait.count) == (0, 0, 1)
+        assert (totals.waiting, totals.in_flight, totals.wake.count) == (0, 0, 1)
 
 
 async def test_waiting_stream_gets_heartbeats_and_then_its_answer(stub: StubProcess) -> None:

@@ -27,6 +27,12 @@ BY_TYPE: dict[str, tuple[Any, ...]] = {
     "string": ("x",),
 }
 
+# What an option cannot do without.
+BESIDE = {
+    "max_waiting_requests": {"Model/max_concurrent_requests": 2},
+    "max_queue_seconds": {"Model/max_concurrent_requests": 2, "Model/max_waiting_requests": 2},
+}
+
 
 def samples() -> list[Any]:
     return [
@@ -40,7 +46,7 @@ def samples() -> list[Any]:
 @pytest.mark.parametrize(("name", "value"), samples())
 def test_every_option_is_passed_translated_or_reported(name: str, value: object, kind: Any) -> None:
     option = model_options()[name]
-    plain, command = write(kind), write(kind, **{option.path: value})
+    plain, command = write(kind), write(kind, **BESIDE.get(name, {}), **{option.path: value})
     told = {item.path for item in (*command.translated, *command.unavailable)}
     if name == "cli":
         assert command.argv[-4:-2] == ("--seed", "7")

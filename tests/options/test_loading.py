@@ -70,6 +70,19 @@ def test_an_address_that_a_page_would_read_as_markup_is_refused(url: str) -> Non
     assert "must not contain" in problem.message
 
 
+def test_a_waiting_room_needs_a_limit_and_a_size() -> None:
+    model = {"Model/model": "a/b/c.gguf"}
+    assert [
+        (problem.path, problem.value)
+        for problem in problems({**model, "Model/max_waiting_requests": "5"})
+    ] == [("Model/max_waiting_requests", 5)]
+    (problem,) = problems(
+        {**model, "Model/max_concurrent_requests": "2", "Model/max_queue_seconds": "9"}
+    )
+    assert problem.path == "Model/max_queue_seconds"
+    assert "Max Waiting Requests" in problem.message
+
+
 def test_all_problems_are_reported_together() -> None:
     found = problems(
         {

@@ -116,7 +116,9 @@ def test_every_title_of_the_seed_is_declared_in_its_order() -> None:
     by_group: dict[str, list[str]] = {}
     for item in LlamaCppSettings.options():
         by_group.setdefault(item.group, []).append(item.title)
-    assert by_group["Model"] == SEED_MODEL_TITLES
+    place = SEED_MODEL_TITLES.index("Max Concurrent Requests") + 1
+    ours = ["Max Waiting Requests", "Max Queue (Seconds)"]
+    assert by_group["Model"] == [*SEED_MODEL_TITLES[:place], *ours, *SEED_MODEL_TITLES[place:]]
     assert by_group["General"][: len(SEED_GENERAL_TITLES)] == SEED_GENERAL_TITLES
     assert by_group["Idle"] == SEED_IDLE_TITLES
     assert by_group[""] == ["Instance Name", "Service Project - Access Control", "Queue"]
@@ -142,6 +144,8 @@ def test_public_parameter_paths_never_disappear() -> None:
         "Advanced/max_batch_total_tokens",
         "Advanced/max_physical_batch_total_tokens",
         "Advanced/max_batch_size",
+        "Model/max_waiting_requests",
+        "Model/max_queue_seconds",
         "General/gateway_route",
         "General/auth",
         "General/api_key",

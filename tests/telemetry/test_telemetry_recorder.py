@@ -36,7 +36,7 @@ def recorder(clock: Clock) -> Recorder:
 def test_record_of_a_streamed_answer(recorder: Recorder, clock: Clock) -> None:
     record = recorder.open()
     record.assign("a")
-    record.wait()
+    record.wake()
     clock.now += 2
     assert recorder.snapshot().models["a"].waiting == 1
     record.start()
@@ -51,7 +51,7 @@ def test_record_of_a_streamed_answer(recorder: Recorder, clock: Clock) -> None:
     totals = recorder.snapshot().models["a"]
     assert dict(totals.results) == {("ok", 200): 1}
     assert (totals.in_flight, totals.waiting, totals.requests) == (0, 0, 1)
-    assert (totals.wait.sum, totals.first_token.sum, totals.latency.sum) == (2, 3, 6)
+    assert (totals.wake.sum, totals.first_token.sum, totals.latency.sum) == (2, 3, 6)
     assert recorder.last_activity == 106
     assert recorder.snapshot().models["b"].requests == 0
 
@@ -64,7 +64,7 @@ def test_every_outcome_in_every_phase_empties_the_gauges(
     record = recorder.open()
     record.assign("a")
     if phase != "assigned":
-        record.wait()
+        record.wake()
     if phase == "started":
         record.start()
     record.close(outcome, 418)
@@ -73,7 +73,7 @@ def test_every_outcome_in_every_phase_empties_the_gauges(
     assert dict(totals.results) == {(outcome.value, 418): 1}
     assert totals.latency.count == 0
     record.start()
-    record.wait()
+    record.wake()
     assert recorder.snapshot().models["a"].in_flight == 0
 
 
@@ -179,9 +179,9 @@ def test_prometheus_text_agrees_with_the_recorder(recorder: Recorder, clock: Clo
     key = ("clearml_deploy_requests_total", model, ("outcome", "ok"), ("status", "200"))
     assert samples[key] == 3
     name = "clearml_deploy_request_duration_seconds"
-    assert samples[(f"{name}_bucket", ("le", "0.025"), model)] == 1
-    assert samples[(f"{name}_bucket", ("le", "0.5"), model)] == 2
-    assert samples[(f"{name}_bucket", ("le", "600.0"), model)] == 2
+    assert samples[(f"{name}_bucket", ("le", "0.04"), model)] == 1
+    assert samples[(f"{name}_bucket", ("le", "0.64"), model)] == 2
+    assert samples[(f"{name}_bucket", ("le", "655.36"), model)] == 2
     assert samples[(f"{name}_bucket", ("le", "+Inf"), model)] == 3
     assert samples[(f"{name}_count", model)] == 3
     assert samples[(f"{name}_sum", model)] == pytest.approx(1000.32)

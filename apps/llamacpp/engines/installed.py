@@ -10,6 +10,7 @@ from typing import Literal
 
 from apps.llamacpp.command import as_llamacpp, read_cli, write_server_command
 from apps.llamacpp.engines.diagnose import diagnose
+from apps.llamacpp.engines.output import is_noise
 from apps.llamacpp.flags import EngineFlags
 from common.engines.contract import Diagnosis, EngineCommand
 from common.errors import ModelError, Problem
@@ -64,8 +65,8 @@ class LlamaCppEngine:
         return diagnose(exit_code, tail)
 
     def is_noise(self, line: str) -> bool:
-        """Nothing of what it writes."""
-        return False
+        """Whether a line of its output is about one request, or about what the gateway does for it."""
+        return is_noise(line)
 
     def loading_step(self, line: str) -> str:
         """Nothing: it tells in dots what others tell in words, and is ready within seconds."""
