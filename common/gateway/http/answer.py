@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,19 +31,38 @@ class OwnRequest:
         self.target = head.target.decode("latin-1")
 
     @property
-    def secret(self) -> str | None:
-        """The key in its headers; None when there is none."""
-        return self.head.secret
-
-    @property
     def cookies(self) -> Mapping[str, str]:
         """Its cookies."""
         return cookies(self.head)
 
-    def header(self, name: str, default: str = "") -> str:
-        """Return a field's first value."""
-        values = self.head.values(name)
-        return values[0] if values else default
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Its fields; of a repeated one the first."""
+        return FieldMap(self.head)
+
+    @property
+    def query(self) -> str:
+        """The target's query, not decoded."""
+        return self.target.partition("?")[2]
+
+
+class FieldMap(Mapping[str, str]):
+    """The fields of a request by their names in any spelling; of a repeated one the first."""
+
+    def __init__(self, head: RequestHead) -> None:
+        self._values: dict[str, str] = {}
+        for name, value in head.fields:
+            text = value.decode("latin-1").strip()
+            self._values.setdefault(name.decode("latin-1").lower(), text)
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name.lower()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 @dataclass
@@ -79,9 +98,7 @@ class Answer:
         return [f"{name}: {value}\r\n".encode("latin-1", "replace") for name, value in fields]
 
 
-def json_answer(
-    data: Any, status: int = 200, headers: Mapping[str, str] | None = None
-) -> Answer:
+def json_answer(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
     """Return an answer in JSON."""
     body = json.dumps(data).encode()
     return Answer(status, body, "application/json; charset=utf-8", list((headers or {}).items()))

@@ -320,6 +320,11 @@ class ClientConnection(asyncio.Protocol):
         if not self.is_gone:
             self.transport.abort()
 
+    def abort(self) -> None:
+        """End the connection, whatever is going on on it."""
+        if not self.is_gone:
+            self.transport.abort()
+
     # What a body calls.
 
     def hold_reading(self) -> None:
@@ -400,8 +405,10 @@ class ClientConnection(asyncio.Protocol):
         self._parser = HttpRequestParser(self)
         if last is not None and head.has_body and body is None:
             length = head.content_length
-            framing = b"Transfer-Encoding: chunked" if length is None else (
-                b"Content-Length: %d" % length
+            framing = (
+                b"Transfer-Encoding: chunked"
+                if length is None
+                else (b"Content-Length: %d" % length)
             )
             self._body = last.body
             self._body.is_complete = False
@@ -500,4 +507,3 @@ def _head_too_large() -> RequestError:
     return bad_request(
         f"its head is larger than {MAX_HEAD_BYTES // 1024} KiB", 431, "headers_too_large"
     )
-

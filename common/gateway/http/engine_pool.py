@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
 
 from common.engines.contract import EngineAddress
 from common.errors import EngineCrashError
@@ -48,6 +47,7 @@ class EnginePool:
         """What follows the target in every request to this engine."""
         self._free: list[EngineConnection] = []
         self._all: set[EngineConnection] = set()
+        self.is_closed = False
 
     @property
     def is_unused(self) -> bool:
@@ -79,7 +79,7 @@ class EnginePool:
             if path is not None:
                 opening = loop.create_unix_connection(make, str(path))
             else:
-                opening = loop.create_connection(make, self.address.host, self.address.port)  # type: ignore[assignment]
+                opening = loop.create_connection(make, self.address.host, self.address.port or 0)
             _, protocol = await asyncio.wait_for(opening, CONNECT_TIMEOUT_S)
         except asyncio.TimeoutError:
             raise EngineConnectError(
@@ -89,7 +89,7 @@ class EnginePool:
             raise EngineConnectError(
                 "The engine is not running: nothing listens at its address."
             ) from error
-        connection = cast(EngineConnection, protocol)
+        connection = protocol
         self._all.add(connection)
         return connection
 
@@ -144,6 +144,7 @@ class EnginePools:
         for address, pool in list(self._pools.items()):
             pool.sweep(now)
             if pool.is_unused:
+                pool.is_closed = True  # whoever keeps it asks for another
                 del self._pools[address]
 
     def close(self) -> None:

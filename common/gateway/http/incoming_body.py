@@ -52,9 +52,7 @@ class IncomingBody:
         "was_taken",
     )
 
-    def __init__(
-        self, wire: Wire, max_bytes: int, too_large: Callable[[], Exception]
-    ) -> None:
+    def __init__(self, wire: Wire, max_bytes: int, too_large: Callable[[], Exception]) -> None:
         self._wire = wire
         self._too_large = too_large
         self._parts: list[bytes] = []
