@@ -19,6 +19,7 @@ from common.gateway.envelope import ErrorAnswer, answer_for
 from common.gateway.http.answer import Answer
 from common.gateway.http.client_connection import ClientConnection
 from common.gateway.http.engine_connection import EngineConnection
+from common.gateway.http.engine_pool import EnginePool
 from common.gateway.http.incoming_body import IncomingBody
 from common.gateway.http.request import RequestHead
 from common.gateway.http.response import EVENT_STREAM
@@ -130,11 +131,11 @@ class Exchange:
         """Do all that can be done without waiting; whether the engine has the request now."""
         proxy = self._proxy
         head = self.head
-        if self.identity is None:
-            identity = proxy.authenticator.known(head.secret)
-            if identity is None:
-                return False
-            self.identify(identity)
+        identity = proxy.authenticator.known(head.secret)
+        if identity is None:
+            return False
+        self.identity = identity
+        proxy.enter(self)
         engine = self.route.engine
         if engine is not None:
             self.assign(engine)
@@ -147,15 +148,19 @@ class Exchange:
             if engine is None:
                 return False
             self.assign(engine)
-        if not self._take_place(engine) or not engine.is_ready:
+        if not engine.admission.try_enter(identity.name, identity.priority):
+            return False
+        self.got_place()
+        if not engine.is_ready:
             return False
         pool = engine.pool()
         link = pool.take()
         if link is None:
             return False
-        if self.memory is None:
-            self.memory = self.body.take()
-        self.send(link, self.memory, len(self.memory))
+        memory = self.memory
+        if memory is None:
+            memory = self.memory = self.body.take()
+        self.send(pool, link, memory, len(memory))
         return True
 
     def identify(self, identity: Identity) -> None:
@@ -189,28 +194,26 @@ class Exchange:
             return proxy.unnamed_engine(self.route)
         if self.body.size > model_field.SMALL_BODY_BYTES or is_multipart(head):
             return None
-        check_encoding(head)
-        self.memory = self.body.take()
-        fields = model_field.parse_object(self.memory)
-        return proxy.engine_named(model_name(fields.get("model")), self.route)
-
-    def _take_place(self, engine: ServedEngine) -> bool:
-        identity = self.identity
-        assert identity is not None
-        if not engine.admission.try_enter(identity.name, identity.priority):
-            return False
-        self.got_place()
-        return True
+        if head.content_encoding:
+            check_encoding(head)
+        memory = self.memory = self.body.take()
+        name = model_field.leading_model(memory)
+        if name is None:
+            name = model_name(model_field.parse_object(memory).get("model"))
+        return proxy.engine_named(name, self.route)
 
     def got_place(self) -> None:
         """It holds a place at its model now."""
         self.has_place = True
         self._entered = time.monotonic()
 
-    def send(self, link: EngineConnection, payload: bytes, length: int | None) -> None:
+    def send(
+        self, pool: EnginePool, link: EngineConnection, payload: bytes, length: int | None
+    ) -> None:
         """Send the request on a connection, with the beginning of its body.
 
         Args:
+            pool: The connection's.
             link: The connection.
             payload: What of the body goes with the head.
             length: The whole body's; None: it goes in chunks.
@@ -218,9 +221,7 @@ class Exchange:
         head = self.head
         self._link = link
         self.record.start()
-        engine = self.engine
-        assert engine is not None
-        lines = [head.method, b" ", self.route.target, engine.pool().first_lines, *head.forwarded]
+        lines = [head.method, b" ", self.route.target, pool.first_lines, *head.forwarded]
         lines += self._proxy.forwarded_lines(head, self._connection.peer, self._request_id)
         if head.content_length is not None or length:
             if length is None:
@@ -455,7 +456,16 @@ class Exchange:
             out.append(b"Transfer-Encoding: chunked\r\n")
 
     def _end_head(self, out: list[bytes]) -> None:
-        self._keeps_alive = self._proxy.end_head(
+        proxy = self._proxy
+        if (
+            self.head.keeps_alive
+            and self.body.is_complete
+            and not (self.head.is_http10 or proxy.is_draining or proxy.cors.is_on)
+        ):
+            self._keeps_alive = True
+            out += (b"X-Request-Id: ", self._request_id, b"\r\n\r\n")
+            return
+        self._keeps_alive = proxy.end_head(
             out, self._connection, self.head, self.body, self._request_id
         )
 

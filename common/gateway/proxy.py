@@ -102,7 +102,9 @@ class ModelProxy:
         }
         self._routes_seen: dict[tuple[bytes, bytes], Route] = {}
         self._scheme = b"https" if settings.tls else b"http"
-        self._ids = (b"%b-%x" % (secrets.token_hex(6).encode(), n) for n in count(1))
+        # Unique among the instances behind one route, and in the order of arrival.
+        self._id_prefix = secrets.token_hex(6).encode() + b"-"
+        self._ids = count(1)
         self._exchanges: set[Exchange] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -161,7 +163,7 @@ class ModelProxy:
 
     def new_request_id(self) -> bytes:
         """Return an identifier for a request that has none."""
-        return next(self._ids)
+        return self._id_prefix + b"%x" % next(self._ids)
 
     def forwarded_lines(self, head: RequestHead, peer: bytes, request_id: bytes) -> Iterable[bytes]:
         """Return the fields that tell an engine who asks."""

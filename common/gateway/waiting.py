@@ -14,7 +14,7 @@ from common.gateway.body import RequestBody
 from common.gateway.heartbeat import wait_with_heartbeats
 from common.gateway.http.engine_client import ask_engine
 from common.gateway.http.engine_connection import EngineConnection
-from common.gateway.http.engine_pool import EngineConnectError
+from common.gateway.http.engine_pool import EngineConnectError, EnginePool
 from common.gateway.token_limits import check_token_limits, is_counted
 
 if TYPE_CHECKING:
@@ -96,13 +96,13 @@ async def _forward(proxy: ModelProxy, exchange: Exchange, *, is_again: bool = Fa
     if body is None:  # sent at once the first time
         body = exchange.kept = RequestBody(exchange.head, exchange.body)
         body.memory, exchange.memory = exchange.memory, None
-    link = await _connected(proxy, exchange, engine, body, is_fresh=is_again)
+    pool, link = await _connected(proxy, exchange, engine, body, is_fresh=is_again)
     if body.memory is not None:
         exchange.memory = body.memory
-        exchange.send(link, body.memory, len(body.memory))
+        exchange.send(pool, link, body.memory, len(body.memory))
         return
     size = body.size
-    exchange.send(link, b"", size)
+    exchange.send(pool, link, b"", size)
     is_chunked = size is None
     async for block in body.blocks():
         await link.write(b"%x\r\n%b\r\n" % (len(block), block) if is_chunked else block)
@@ -117,7 +117,7 @@ async def _connected(
     body: RequestBody,
     *,
     is_fresh: bool,
-) -> EngineConnection:
+) -> tuple[EnginePool, EngineConnection]:
     """Return a connection to the engine, which is ready.
 
     While it refuses connections it may be about to restart: nothing was sent then, so nothing can
@@ -129,7 +129,7 @@ async def _connected(
             await _ensure_ready(proxy, exchange, engine, body)
             await _check_limits(exchange, engine, body)
             pool = engine.pool()
-            return (None if is_fresh else pool.take()) or await pool.connect()
+            return pool, (None if is_fresh else pool.take()) or await pool.connect()
         except EngineConnectError:
             now = time.monotonic()
             refused_since = now if refused_since is None else refused_since

@@ -7,7 +7,12 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import (
+    HttpParserCallbackError,
+    HttpParserError,
+    HttpParserUpgrade,
+    HttpRequestParser,
+)
 
 from common.errors import RequestError
 from common.gateway.http.headers import FieldKinds
@@ -172,7 +177,10 @@ class ClientConnection(asyncio.Protocol):
             self._block_bytes += len(data)
         else:
             self._block_bytes = len(data)
-        self._feed(data)
+        try:
+            self._parser.feed_data(data)  # type: ignore[union-attr]
+        except (HttpParserError, HttpParserUpgrade) as error:
+            self._parse_failed(error, data)
         if self._in_head and self._block_bytes > MAX_HEAD_BYTES and not self._is_deaf:
             self._reject(_head_too_large())
         if self._to_start:
@@ -239,7 +247,12 @@ class ClientConnection(asyncio.Protocol):
         assert parser is not None
         fields = self._fields
         try:
-            self._check_limits()
+            if (
+                len(self._target) > MAX_TARGET_BYTES
+                or len(fields) > MAX_FIELDS
+                or self._block_bytes > MAX_HEAD_BYTES
+            ):
+                self._check_limits()
             version = parser.get_http_version()
             if version not in _VERSIONS:
                 raise bad_request(f"HTTP/{version} is not spoken here", 505, "http_version")
@@ -383,14 +396,16 @@ class ClientConnection(asyncio.Protocol):
         assert parser is not None
         try:
             parser.feed_data(data)
-        except HttpParserUpgrade as upgrade:
-            self._stay_with_http(data[upgrade.args[0] :])
-        except HttpParserError as error:
-            if not self._is_deaf:
-                cause = error.__context__
-                if isinstance(cause, Exception) and not isinstance(cause, HttpParserError):
-                    raise cause from None
-                self._reject(bad_request(str(error)))
+        except (HttpParserError, HttpParserUpgrade) as error:
+            self._parse_failed(error, data)
+
+    def _parse_failed(self, error: Exception, data: bytes) -> None:
+        if isinstance(error, HttpParserUpgrade):
+            self._stay_with_http(data[error.args[0] :])
+        elif not self._is_deaf:
+            if isinstance(error, HttpParserCallbackError):
+                raise error.__context__ or error  # a mistake of ours
+            self._reject(bad_request(str(error)))
 
     def _stay_with_http(self, rest: bytes) -> None:
         """Ignore the wish for another protocol: read the body that the parser left out."""

@@ -16,17 +16,16 @@ class Cors:
 
     Args:
         origins: Such as ``https://app.example.com``; ``*``: all.
+
+    Attributes:
+        is_on: Whether any origin is allowed.
     """
 
     def __init__(self, origins: Iterable[str]) -> None:
         given = [origin.rstrip("/").encode("latin-1", "replace") for origin in origins]
         self._allows_all = b"*" in given
         self._origins = frozenset(given)
-
-    @property
-    def is_on(self) -> bool:
-        """Whether any origin is allowed."""
-        return bool(self._origins)
+        self.is_on = bool(given)
 
     def lines(self, origin: bytes) -> bytes:
         """Return the fields of an answer to a request from this origin, as lines."""
