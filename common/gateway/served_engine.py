@@ -20,20 +20,23 @@ class ServedEngine:
         name: Endpoint name.
         model: The model.
         admission: Its places.
+        upstream: Its engine.
         limits: On the tokens of a request.
+        has_token_limits: Whether there are any: a request has to be looked at then.
         cancels: Whether a client that leaves cancels its generation.
     """
 
     __slots__ = (
         "_address",
-        "_has_token_limits",
         "_pool",
         "_pools",
         "admission",
         "cancels",
+        "has_token_limits",
         "limits",
         "model",
         "name",
+        "upstream",
     )
 
     def __init__(self, model: ServedModel, pools: EnginePools) -> None:
@@ -47,15 +50,11 @@ class ServedEngine:
             max_waiting=model.max_waiting_requests or 0,
             max_wait_s=model.max_queue_s,
         )
-        self._has_token_limits = self.limits.are_set
+        self.has_token_limits = self.limits.are_set
+        self.upstream = model.upstream
         self._pools = pools
         self._address: EngineAddress | None = None
         self._pool: EnginePool | None = None
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether a request can be sent without waiting for the model or looking at the request."""
-        return not self._has_token_limits and self.model.upstream.status == "ready"
 
     def pool(self) -> EnginePool:
         """Return the connections to its engine, which may be another one after a restart.
@@ -63,7 +62,7 @@ class ServedEngine:
         Raises:
             EngineError: It never listened anywhere.
         """
-        address = self.model.upstream.address
+        address = self.upstream.address
         pool = self._pool
         if pool is None or address is not self._address or pool.is_closed:
             self._address = address

@@ -132,6 +132,6 @@ class GatewayServer:
         self.now = now = loop.time()
         self._timer = loop.call_later(SWEEP_EVERY_S, self._sweep)
         self._proxy.renew_date()
-        self._proxy.pools.sweep(now)
+        self._proxy.pools.sweep()
         for connection in list(self._connections):
             connection.check(now)

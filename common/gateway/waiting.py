@@ -99,10 +99,10 @@ async def _forward(proxy: ModelProxy, exchange: Exchange, *, is_again: bool = Fa
     pool, link = await _connected(proxy, exchange, engine, body, is_fresh=is_again)
     if body.memory is not None:
         exchange.memory = body.memory
-        exchange.send(pool, link, body.memory, len(body.memory))
+        exchange.forward(pool, link, body.memory, len(body.memory))
         return
     size = body.size
-    exchange.send(pool, link, b"", size)
+    exchange.forward(pool, link, b"", size)
     is_chunked = size is None
     async for block in body.blocks():
         await link.write(b"%x\r\n%b\r\n" % (len(block), block) if is_chunked else block)

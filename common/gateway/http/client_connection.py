@@ -220,15 +220,14 @@ class ClientConnection(asyncio.Protocol):
 
     # What the parser calls.
 
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        self._target = b""
-        self._fields = []
-        self._in_head = True
-
     def on_url(self, data: bytes) -> None:
-        """Keep the target, which may come in pieces."""
-        self._target += data
+        """Keep the target, which may come in pieces; with it a request begins."""
+        if self._in_head:
+            self._target += data
+        else:
+            self._in_head = True
+            self._target = data
+            self._fields = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a field; those after the body (trailers) go no further."""

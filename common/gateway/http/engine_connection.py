@@ -45,7 +45,7 @@ class EngineConnection(asyncio.Protocol):
         uses: Requests sent on it.
         has_answered: Whether a byte came back since the last request.
         ended_with_stream: Whether its last complete answer was a stream of events.
-        free_since: When it was put back, in the loop's seconds.
+        free_since: When it was put back, in monotonic seconds.
     """
 
     __slots__ = (
@@ -211,12 +211,6 @@ class EngineConnection(asyncio.Protocol):
 
     # What the parser calls.
 
-    def on_message_begin(self) -> None:
-        """A status line begins."""
-        self._reason = b""
-        self._fields = []
-        self.ended_with_stream = False
-
     def on_status(self, reason: bytes) -> None:
         """Keep the reason phrase, which may come in pieces."""
         self._reason += reason
@@ -230,10 +224,11 @@ class EngineConnection(asyncio.Protocol):
         """Read the head; an interim response (1xx) is not the answer."""
         assert self._parser is not None
         status = self._parser.get_status_code()
+        fields, self._fields = self._fields, []
+        reason, self._reason = self._reason, b""
         if status < 200:
             return
-        head = self.head = read_response(self._owner.kinds, status, self._reason, self._fields)
-        self._fields = []
+        head = self.head = read_response(self._owner.kinds, status, reason, fields)
         self._head_bytes = 0
         if self._is_head_request or head.has_no_body:
             self._is_complete = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from common.engines.contract import EngineAddress
 from common.errors import EngineCrashError
@@ -100,21 +101,22 @@ class EnginePool:
         ):
             connection.close()
             return
-        connection.free_since = asyncio.get_running_loop().time()
+        connection.free_since = time.monotonic()
         self._free.append(connection)
 
     def lost(self, connection: EngineConnection) -> None:
         """Forget a connection that ended, and learn from how it did."""
         self._all.discard(connection)
         if connection.ended_with_stream and not connection.has_answered:
-            age = asyncio.get_running_loop().time() - connection.free_since
+            age = time.monotonic() - connection.free_since
             if age < CLOSED_AT_ONCE_S:
                 self.closes_after_streams = True
         if connection in self._free:
             self._free.remove(connection)
 
-    def sweep(self, now: float) -> None:
+    def sweep(self) -> None:
         """Close connections that were free for long; those used least are first in the list."""
+        now = time.monotonic()
         while self._free and now - self._free[0].free_since > FREE_FOR_S:
             self._free.pop(0).close()
 
@@ -139,10 +141,10 @@ class EnginePools:
             pool = self._pools[address] = EnginePool(address, self._kinds)
         return pool
 
-    def sweep(self, now: float) -> None:
+    def sweep(self) -> None:
         """Close what is idle for long, and forget addresses that are used no more."""
         for address, pool in list(self._pools.items()):
-            pool.sweep(now)
+            pool.sweep()
             if pool.is_unused:
                 pool.is_closed = True  # whoever keeps it asks for another
                 del self._pools[address]

@@ -35,35 +35,32 @@ class IncomingBody:
         size: Bytes that have come.
         is_complete: Whether all of it has come.
         failure: Why it never will; None while it may.
-        was_taken: Whether a part of it was handed out.
     """
 
+    # What most bodies never have stands in the class, and in an instance's own dictionary when set.
     __slots__ = (
-        "_discards",
+        "__dict__",
         "_held",
         "_parts",
         "_too_large",
-        "_waiter",
         "_wire",
-        "failure",
         "is_complete",
         "max_bytes",
         "size",
-        "was_taken",
     )
+
+    _discards = False
+    _waiter: asyncio.Future[None] | None = None
+    failure: Exception | None = None
 
     def __init__(self, wire: Wire, max_bytes: int, too_large: Callable[[], Exception]) -> None:
         self._wire = wire
         self._too_large = too_large
         self._parts: list[bytes] = []
         self._held = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self._discards = False
         self.max_bytes = max_bytes
         self.size = 0
         self.is_complete = False
-        self.failure: Exception | None = None
-        self.was_taken = False
 
     def feed(self, data: bytes) -> None:
         """Take a piece from the wire."""
@@ -112,7 +109,6 @@ class IncomingBody:
         parts = self._parts
         if not parts:
             return b""
-        self.was_taken = True
         if self._held > HELD_BYTES:
             self._wire.go_on_reading()
         self._parts = []

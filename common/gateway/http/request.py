@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from common.errors import RequestError
 from common.gateway.http import headers as h
@@ -29,28 +28,24 @@ class RequestHead:
         request_id: What the client calls this request; empty when it does not, or not sanely.
     """
 
+    # What most requests do not have stands in the class, and in an instance's own dictionary when set.
     __slots__ = (
-        "api_key",
+        "__dict__",
         "authorization",
-        "content_encoding",
         "content_length",
         "content_type",
-        "expects_continue",
         "fields",
         "forwarded",
-        "forwarded_for",
-        "forwarded_host",
-        "forwarded_proto",
-        "has_cookie",
         "host",
-        "is_chunked",
         "is_http10",
         "keeps_alive",
         "method",
-        "origin",
-        "request_id",
         "target",
     )
+
+    is_chunked = expects_continue = has_cookie = False
+    api_key = content_encoding = origin = request_id = b""
+    forwarded_for = forwarded_proto = forwarded_host = b""
 
     def __init__(
         self, method: bytes, target: bytes, fields: FieldList, is_http10: bool, keeps_alive: bool
@@ -61,13 +56,13 @@ class RequestHead:
         self.is_http10 = is_http10
         self.keeps_alive = keeps_alive
         self.content_length: int | None = None
-        self.is_chunked = False
-        self.expects_continue = False
-        self.has_cookie = False
         self.forwarded: list[bytes] = []
-        self.content_type = self.content_encoding = self.authorization = self.api_key = b""
-        self.host = self.origin = self.request_id = b""
-        self.forwarded_for = self.forwarded_proto = self.forwarded_host = b""
+        self.content_type = self.authorization = self.host = b""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its answer needs nothing special: a body, and a connection that goes on."""
+        return self.keeps_alive and not self.is_http10 and self.method != b"HEAD"
 
     @property
     def has_body(self) -> bool:
@@ -148,44 +143,54 @@ def read_head(
 
 def _read_rare(head: RequestHead, kind: int, name: bytes, value: bytes) -> None:
     if kind == h.TRANSFER_ENCODING:
-        if head.is_http10:
-            raise bad_request("HTTP/1.0 has no Transfer-Encoding")
-        if value.strip().lower() != b"chunked":
-            raise RequestError(
-                "The request's Transfer-Encoding is not supported; send 'chunked' or a "
-                "Content-Length.",
-                status=501,
-                code="unsupported_transfer_encoding",
-            )
-        head.is_chunked = True
-    elif kind == h.CONTENT_ENCODING:
-        head.content_encoding = value
-        head.forwarded += (name, b": ", value, b"\r\n")
+        _read_transfer_encoding(head, value)
     elif kind == h.EXPECT:
-        if value.strip().lower() != b"100-continue":
-            raise RequestError(
-                "The request's Expect is not supported; only '100-continue' is.",
-                status=417,
-                code="unsupported_expectation",
-            )
-        head.expects_continue = not head.is_http10
-    elif kind == h.API_KEY:
-        head.api_key = value
-    elif kind == h.COOKIE:
-        head.has_cookie = True
+        _read_expectation(head, value)
+    elif kind in (h.CONTENT_ENCODING, h.ORIGIN):
+        head.forwarded += (name, b": ", value, b"\r\n")
+        if kind == h.ORIGIN:
+            head.origin = value
+        else:
+            head.content_encoding = value
     elif kind == h.REQUEST_ID:
         if SAFE_REQUEST_ID.fullmatch(value):
             head.request_id = value
-    elif kind == h.ORIGIN:
-        head.origin = value
-        head.forwarded += (name, b": ", value, b"\r\n")
     elif kind == h.FORWARDED_FOR:
-        joined = head.forwarded_for
-        head.forwarded_for = b"%b, %b" % (joined, value) if joined else value
-    elif kind == h.FORWARDED_PROTO:
-        head.forwarded_proto = value
-    elif kind == h.FORWARDED_HOST:
-        head.forwarded_host = value
+        before = head.forwarded_for
+        head.forwarded_for = b"%b, %b" % (before, value) if before else value
+    elif kind in _KEPT_AS:
+        setattr(head, _KEPT_AS[kind], value)
+    elif kind == h.COOKIE:
+        head.has_cookie = True
+
+
+_KEPT_AS = {
+    h.API_KEY: "api_key",
+    h.FORWARDED_PROTO: "forwarded_proto",
+    h.FORWARDED_HOST: "forwarded_host",
+}
+
+
+def _read_transfer_encoding(head: RequestHead, value: bytes) -> None:
+    if head.is_http10:
+        raise bad_request("HTTP/1.0 has no Transfer-Encoding")
+    if value.strip().lower() != b"chunked":
+        raise RequestError(
+            "The request's Transfer-Encoding is not supported; send 'chunked' or a Content-Length.",
+            status=501,
+            code="unsupported_transfer_encoding",
+        )
+    head.is_chunked = True
+
+
+def _read_expectation(head: RequestHead, value: bytes) -> None:
+    if value.strip().lower() != b"100-continue":
+        raise RequestError(
+            "The request's Expect is not supported; only '100-continue' is.",
+            status=417,
+            code="unsupported_expectation",
+        )
+    head.expects_continue = not head.is_http10
 
 
 def bad_request(reason: str, status: int = 400, code: str = "bad_request") -> RequestError:
@@ -202,8 +207,3 @@ def cookies(head: RequestHead) -> dict[str, str]:
             if equals and name not in found:
                 found[name] = value.strip('"')
     return found
-
-
-def joined(parts: Sequence[bytes]) -> bytes:
-    """Join pieces; a single one is not copied."""
-    return parts[0] if len(parts) == 1 else b"".join(parts)

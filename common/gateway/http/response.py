@@ -19,7 +19,7 @@ class ResponseHead:
         status: Status code, 200 and above.
         reason: As it came; may be empty.
         forwarded: Fields for the client, flat: name, ``: ``, value, CRLF, and so on.
-        content_length: Length of the body; None: it has another framing.
+        length: Length of the body as it came; empty: it has another framing.
         is_chunked: Whether the body comes in chunks.
         has_date: Whether the engine dated it.
         is_stream: Whether the body is a stream of events.
@@ -27,11 +27,11 @@ class ResponseHead:
     """
 
     __slots__ = (
-        "content_length",
         "forwarded",
         "has_date",
         "is_chunked",
         "is_stream",
+        "length",
         "may_have_usage",
         "reason",
         "status",
@@ -41,7 +41,7 @@ class ResponseHead:
         self.status = status
         self.reason = reason
         self.forwarded: list[bytes] = []
-        self.content_length: int | None = None
+        self.length = b""
         self.is_chunked = False
         self.has_date = False
         self.is_stream = False
@@ -55,7 +55,7 @@ class ResponseHead:
     @property
     def ends_with_connection(self) -> bool:
         """Whether only the end of the connection ends the body."""
-        return self.content_length is None and not self.is_chunked and not self.has_no_body
+        return not self.length and not self.is_chunked and not self.has_no_body
 
 
 def read_response(
@@ -83,7 +83,7 @@ def read_response(
         if kind == 0:  # headers.PASSES
             forwarded += (name, b": ", value, b"\r\n")
         elif kind == h.CONTENT_LENGTH:
-            head.content_length = int(value)
+            head.length = value
         elif kind == h.CONTENT_TYPE:
             forwarded += (name, b": ", value, b"\r\n")
             kind_of_body = value.partition(b";")[0].strip().lower()
