@@ -148,8 +148,7 @@ class Console:
 
     def _tell_left_out(self, model: str) -> None:
         lines = self._engines.get(model)
-        count = lines.take_left_out() if lines else 0
-        if count:
+        if lines is not None and (count := lines.take_left_out()):
             what = "line of its engine was" if count == 1 else "lines of its engine were"
             self._put(f"{model}: {count} {what} left out, {lines.limit.words}")
 
