@@ -43,12 +43,13 @@ let shownFacts = "";
 
 function showFacts() {
   const { instance, access } = state;
-  const facts = [["API", `${base()}/v1`, { copy: true }]];
+  const facts = [["Base URL", `${base()}/v1`, { copy: true }]];
   if (instance.task_id) facts.push(["Session", instance.task_id, { link: instance.task_url, copy: true }]);
   if (instance.console_url) facts.push(["Console log", "in ClearML", { link: instance.console_url }]);
-  if (access.needs_key) facts.push(["Key", access.key_hint || `clearml-deploy key ${instance.task_id || "<task id>"}`, { copy: !access.key_hint }]);
-  else facts.push(["Key", "none is asked for"]);
-  if (access.needs_key) facts.push(["Logged in as", access.name]);
+  const command = keyCommand(access, instance);
+  const term = access.credential === "token" ? "Token" : "Key";
+  if (command) facts.push([term, command, { copy: true }], ["Logged in as", access.name]);
+  else facts.push([term, "none is asked for"]);
   // Made again only when something changed: a button in it may have the focus.
   const text = JSON.stringify(facts);
   if (text === shownFacts) return;
@@ -69,7 +70,7 @@ function show() {
   showFacts();
   showModels(models, base(), access.can_operate);
   showPicker(models);
-  showExample(models, base(), access.needs_key);
+  showExample(models, base(), access.credential);
   showKeyHint(access, instance);
   showConsole(state.console);
   showCharts(state.charts);
@@ -134,7 +135,7 @@ function wire() {
   buildCharts();
   wireConsole();
   makeCopy($("copy-example"), () => $("example").textContent);
-  const follow = () => showExample(state.models, base(), state.access.needs_key);
+  const follow = () => showExample(state.models, base(), state.access.credential);
   $("model").addEventListener("change", follow);
   $("prompt").addEventListener("input", follow);
   $("prompt").addEventListener("keydown", (event) => {
