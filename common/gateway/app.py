@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -11,6 +12,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from common.errors import DeployError, InternalError
+from common.gateway.access_log import access_line
 from common.gateway.admission import refuse_draining
 from common.gateway.auth import Authenticator
 from common.gateway.envelope import answer_for
@@ -21,7 +23,7 @@ from common.gateway.models import AdminOperations, GatewaySettings, InstanceView
 from common.gateway.own_routes import OwnRoutes
 from common.gateway.proxy import ModelProxy
 from common.gateway.routing import Own, RouteTable
-from common.telemetry.recorder import Outcome, Recorder
+from common.telemetry.recorder import CLIENT_CLOSED_STATUS, Outcome, Recorder, RequestRecord
 
 SHUTDOWN_S = 0.5
 """For handlers that were cancelled at the end to close their connections."""
@@ -40,6 +42,7 @@ class Gateway:
         recorder: Gets one record per request.
         admin: Operations behind ``/admin``; None: there are none.
         log: Gets one line per event worth a person's attention.
+        access: Gets one line per request; None: nobody wants them.
         view: What the page and the metrics show of the instance; None: only what the gateway knows.
 
     Raises:
@@ -55,8 +58,10 @@ class Gateway:
         admin: AdminOperations | None,
         log: Callable[[str], None],
         view: InstanceView | None = None,
+        access: Callable[[str], None] | None = None,
     ) -> None:
         self._settings = settings
+        self._access = access
         self._recorder = recorder
         self._log = log
         self._routes = RouteTable(
@@ -174,13 +179,35 @@ class Gateway:
         return await self._client.get_text(self._models[model].upstream.address, path, timeout_s)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self._access is None:
+            return await self._answer(request, self._recorder.open())
+        record = self._recorder.open()
+        started = time.monotonic()
+        status = CLIENT_CLOSED_STATUS
+        try:
+            response = await self._answer(request, record)
+            if request.transport is not None and not request.transport.is_closing():
+                status = response.status
+            return response
+        finally:
+            self._access(
+                access_line(
+                    request.method,
+                    request.raw_path,
+                    record.model,
+                    status,
+                    time.monotonic() - started,
+                    request.headers.get("X-Request-Id", ""),
+                )
+            )
+
+    async def _answer(self, request: web.BaseRequest, record: RequestRecord) -> web.StreamResponse:
         try:
             target = self._routes.resolve(request.method, _origin_form(request))
         except DeployError as error:
-            return await self._refuse_unrouted(request, error)
+            return await self._refuse_unrouted(request, record, error)
         if isinstance(target, Own):
             return await self._answer_own(request, target)
-        record = self._recorder.open()
         exchange = Exchange(request, record)
         try:
             exchange.identity = await self._own.identify(request)
@@ -206,10 +233,10 @@ class Gateway:
             return answer_for(error).response()
 
     async def _refuse_unrouted(
-        self, request: web.BaseRequest, error: DeployError
+        self, request: web.BaseRequest, record: RequestRecord, error: DeployError
     ) -> web.StreamResponse:
         """Refuse a path that leads nowhere; only who may use the instance learns its models."""
-        exchange = Exchange(request, self._recorder.open())
+        exchange = Exchange(request, record)
         try:
             await self._own.identify(request)
         except DeployError as refusal:

@@ -13,7 +13,13 @@ from typing import TextIO
 from common.engines.console import without_time
 from common.engines.error_lines import ErrorLines
 from common.runtime.console_ring import ConsoleRing
-from common.runtime.line_limit import DETAIL_BURST_LINES, DETAIL_LINES_PER_S, LineLimit
+from common.runtime.line_limit import (
+    ACCESS_BURST_LINES,
+    ACCESS_LINES_PER_S,
+    DETAIL_BURST_LINES,
+    DETAIL_LINES_PER_S,
+    LineLimit,
+)
 from common.runtime.redaction import Redactor
 
 # How the supervisor marks its own lines among the engine's.
@@ -50,7 +56,10 @@ class Console:
         self._writer: threading.Thread | None = None
         self._redactor = Redactor()
         self._ring = ConsoleRing()
-        self._engines: dict[str, _EngineLines] = {}
+        self._engines: dict[str, _Lines] = {}
+        self._requests = _Lines(
+            "{} of requests {} left out", LineLimit(ACCESS_BURST_LINES, ACCESS_LINES_PER_S)
+        )
         self.show_engine = True
         self.is_debug = False
 
@@ -78,8 +87,8 @@ class Console:
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything was written; False when the reader did not take it in time."""
         with self._changed:
-            for model in self._engines:
-                self._tell_left_out(model)
+            for lines in self._sources():
+                self._tell_left_out(lines)
             return self._changed.wait_for(
                 lambda: not self._waiting and not self._is_writing, timeout_s
             )
@@ -87,12 +96,23 @@ class Console:
     def expect_detail(self, model: str) -> None:
         """Let more of a model's engine through: it was asked for detailed logging."""
         with self._changed:
-            self._engines[model] = _EngineLines(LineLimit(DETAIL_BURST_LINES, DETAIL_LINES_PER_S))
+            limit = LineLimit(DETAIL_BURST_LINES, DETAIL_LINES_PER_S)
+            self._engines[model] = _Lines(_of_engine(model), limit)
 
     def debug(self, text: str) -> None:
         """Write one event that matters in debug mode only."""
         if self.is_debug:
             self.line(text)
+
+    def access(self, text: str) -> None:
+        """Write the line of one request, of which only so many are shown at a time."""
+        with self._changed:
+            limit = self._requests.limit
+            if not limit.admits(self._clock()):
+                self._start_writer()
+                return
+            self._tell_left_out_in_time(self._requests)
+            self._put(self._redactor.clean(text))
 
     def engine(self, model: str, text: str) -> None:
         """Write one line of an engine's own output, or of its supervisor (marked ``[engine]``).
@@ -106,11 +126,14 @@ class Console:
             text = self._redactor.clean(shown)
             with self._changed:
                 # In order: what came before it is told before it.
-                self._tell_left_out(model)
+                if model in self._engines:
+                    self._tell_left_out(self._engines[model])
                 self._put(text)
             return
         with self._changed:
-            lines = self._engines.setdefault(model, _EngineLines())
+            lines = self._engines.get(model)
+            if lines is None:
+                lines = self._engines[model] = _Lines(_of_engine(model), LineLimit())
             # Asked of every line: the lines of a traceback are told by its head.
             is_error = lines.errors.is_error(text)
             if not self.is_debug:
@@ -120,7 +143,7 @@ class Console:
                 if not limit.admits(self._clock()):
                     self._start_writer()
                     return
-                self._tell_left_out_in_time(model)
+                self._tell_left_out_in_time(lines)
                 text = without_time(text)
             self._put(self._redactor.clean(f"[{model}] {text}"))
 
@@ -140,21 +163,22 @@ class Console:
             self._writer = threading.Thread(target=self._write, name="console", daemon=True)
             self._writer.start()
 
-    def _tell_left_out_in_time(self, model: str) -> None:
-        now = self._clock()
-        lines = self._engines[model]
-        if lines.limit.is_over(now) or lines.error_limit.is_over(now):
-            self._tell_left_out(model)
+    def _sources(self) -> list[_Lines]:
+        return [*self._engines.values(), self._requests]
 
-    def _tell_left_out(self, model: str) -> None:
-        lines = self._engines.get(model)
-        if lines is not None and (count := lines.take_left_out()):
-            what = "line of its engine was" if count == 1 else "lines of its engine were"
-            self._put(f"{model}: {count} {what} left out, {lines.limit.words}")
+    def _tell_left_out_in_time(self, lines: _Lines) -> None:
+        now = self._clock()
+        if lines.limit.is_over(now) or lines.error_limit.is_over(now):
+            self._tell_left_out(lines)
+
+    def _tell_left_out(self, lines: _Lines) -> None:
+        if count := lines.take_left_out():
+            what = ("1 line", "was") if count == 1 else (f"{count} lines", "were")
+            self._put(f"{lines.told.format(*what)}, {lines.limit.words}")
 
     def _next_wait_s(self) -> float | None:
         """How long the writer may sleep: until somebody wakes it, unless something is to be told."""
-        is_left_out = any(lines.left_out for lines in self._engines.values())
+        is_left_out = any(lines.left_out for lines in self._sources())
         return _LEFT_OUT_EVERY_S if is_left_out else None
 
     def _write(self) -> None:
@@ -164,8 +188,8 @@ class Console:
                 self._changed.notify_all()
                 while not self._waiting:
                     self._changed.wait(self._next_wait_s())
-                    for model in self._engines:
-                        self._tell_left_out_in_time(model)
+                    for lines in self._sources():
+                        self._tell_left_out_in_time(lines)
                 text = "".join(self._waiting)
                 self._waiting.clear()
                 dropped, self._dropped = self._dropped, 0
@@ -180,13 +204,19 @@ class Console:
                 stream.flush()
 
 
-class _EngineLines:
-    """What is remembered of one engine's lines."""
+def _of_engine(model: str) -> str:
+    # The name of a model may hold braces.
+    return f"{model.replace('{', '{{').replace('}', '}}')}: {{}} of its engine {{}} left out"
 
-    def __init__(self, limit: LineLimit | None = None) -> None:
+
+class _Lines:
+    """What is remembered of the lines of one source; `told` says how those that were left out are told."""
+
+    def __init__(self, told: str, limit: LineLimit) -> None:
+        self.told = told
         self.errors = ErrorLines()
+        self.limit = limit
         # Errors are not left out for the sake of what is none.
-        self.limit = limit or LineLimit()
         self.error_limit = LineLimit()
 
     @property

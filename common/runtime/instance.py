@@ -211,6 +211,7 @@ class Instance:
             admin=self,
             log=self._console.line,
             view=self.view,
+            access=self._console.access if self._console.is_debug else None,
         )
 
     def _extras_of(self, model: HostedModel) -> ModelExtras:
