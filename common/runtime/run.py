@@ -27,6 +27,7 @@ from common.runtime.exit_codes import exit_code_of
 from common.runtime.instance import Instance
 from common.runtime.not_yet import without_effect
 from common.runtime.offline_keys import forget_key, keep_key
+from common.runtime.redaction import secret_variables
 from common.runtime.reporting import STATUS_EVERY_S, Reporting
 from common.runtime.status import key_dashboard
 from common.runtime.stopping import StopReason, StopRequest
@@ -133,6 +134,8 @@ class _Run:
     def execute(self, parameters: Mapping[str, Any]) -> int:
         """Check, serve, and end; returns the exit code."""
         console = self._console
+        # First of all: what is wrong with a parameter may be told with its value.
+        console.hide([*secret_variables(os.environ), *_secrets_of(self._app, parameters)])
         console.line(f"{self._app.title}: {self._report.name} ({self._report.id})")
         try:
             checked = check_parameters(self._app, parameters, os.environ)
@@ -291,11 +294,10 @@ def _configure_console(console: Console, settings: AnySettings) -> None:
     console.is_debug = general.is_debug
     console.show_engine = general.shows_engine_output
     token = general.hugging_face_token
-    console.hide(
-        [
-            general.client_key,
-            token.get_secret_value() if token else None,
-            os.environ.get("HF_TOKEN"),
-            os.environ.get("HUGGING_FACE_HUB_TOKEN"),
-        ]
-    )
+    console.hide([general.client_key, token.get_secret_value() if token else None])
+
+
+def _secrets_of(app: App, parameters: Mapping[str, Any]) -> list[str]:
+    """The values of secret parameters, as they were given."""
+    secret = {option.path for option in app.settings.options() if option.secret}
+    return [str(value).strip() for path, value in parameters.items() if path in secret and value]
