@@ -43,6 +43,12 @@ class OpenTask:
         """All hyperparameters, ``Section/name`` to string."""
         return {path: "" if v is None else str(v) for path, v in self.sdk.get_parameters().items()}
 
+    def configuration(self, name: str) -> str:
+        """The text of one of the task's configuration objects; empty when it has no such one."""
+        if self.mode == "offline":
+            return ""
+        return str(self.sdk.get_configuration_object(name) or "")
+
     def set_offline_parameters(self, parameters: Mapping[str, str]) -> None:
         """Write hyperparameters where no server keeps them."""
         self.sdk.update_parameters(dict(parameters))

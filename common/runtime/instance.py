@@ -12,7 +12,7 @@ from common.errors import DeployError, EngineCrashError, InternalError, RequestE
 from common.gateway.app import Gateway
 from common.gateway.models import GatewaySettings, ServedModel
 from common.models.progress import FetchCancelledError
-from common.runtime.access import Access, make_access
+from common.runtime.access import Access, make_access, make_tls
 from common.runtime.app import App, InstalledEngine, ModelExtras
 from common.runtime.checking import Checked
 from common.runtime.console import SUPERVISOR_MARK, Console
@@ -46,12 +46,14 @@ class Instance:
         name: str,
         task_id: str | None,
         environ: Mapping[str, str],
+        task_keys: str = "",
     ) -> None:
         self._app = app
         self._settings = checked.settings
         self._console = console
         self._stop = stop
         self._environ = environ
+        self._task_keys = task_keys
         self._preparation = Preparation(app, checked, console, environ, self._show_progress)
         self._preparing: asyncio.Task[None] | None = None
         self._progress: dict[str, str] = {}
@@ -192,7 +194,11 @@ class Instance:
             )
             for model in self.models
         ]
-        access = self.access = make_access(general, self._environ, self._console.line)
+        log = self._console.line
+        access = self.access = make_access(
+            general, self._environ, log, task_id=self.task_id, task_keys=self._task_keys
+        )
+        tls = make_tls(general, log)
         self._console.hide([access.key])
         settings = GatewaySettings(
             host=general.host,
@@ -202,6 +208,7 @@ class Instance:
             public_url=general.public_url,
             task_id=self.task_id,
             instance_name=self.name,
+            tls=tls.context if tls else None,
         )
         return Gateway(
             settings,

@@ -76,6 +76,7 @@ class RunningView:
                 "task_url": self.web_url.removesuffix("/output/log"),
                 "console_url": self.web_url,
                 "status": instance_status(activity, now),
+                "warning": instance.access.warning if instance.access else "",
                 "idle_s": idle_seconds(activity, now),
                 "idle_limit_hours": self._settings.idle.idle_time_limit_hours or None,
             },

@@ -20,6 +20,7 @@ from common.clearml.instance import Ending, InstanceTask
 from common.clearml.parameters import parameter_items
 from common.clearml.task import TAG, OpenTask, is_run_by_agent, open_task
 from common.errors import DeployError, InternalError
+from common.runtime.access import KEYS_CONFIGURATION
 from common.runtime.app import AnySettings, App
 from common.runtime.checking import Checked, check_parameters
 from common.runtime.console import Console
@@ -167,6 +168,7 @@ class _Run:
             name=self._report.name,
             task_id=self._report.id,
             environ=os.environ,
+            task_keys=self._task.configuration(KEYS_CONFIGURATION),
         )
         self._stop = stop
         limit = instance.drain_s + _ABORT_MARGIN_S
