@@ -123,6 +123,7 @@ class Reporting:
             rows,
             idle_s=idle_seconds(activity, now),
             limit_hours=self._limit_hours,
+            placeholder=instance.access.placeholder if instance.access else None,
         )
         self._task.set_status(values)
         self._task.set_properties({"models_ready": f"{ready}/{len(rows)}"})
