@@ -15,7 +15,7 @@ from common.gateway.key_file import default_key_file
 from common.gateway.keys import KeyEntry, entries_from_text, generate_key
 from common.gateway.tls import CertificateFiles, TlsContexts
 from common.options.shared import AuthMode, GeneralOptions
-from common.runtime.status import KEY_PLACEHOLDER, TOKEN_PLACEHOLDER
+from common.runtime.status import KEY_PLACEHOLDER
 
 KEYS_CONFIGURATION = "api_keys"
 """The configuration object of the task that may hold further keys, hashed."""
@@ -55,9 +55,7 @@ class Access:
     @property
     def placeholder(self) -> str | None:
         """What stands for the credential in examples; None where none is asked for."""
-        if self.mode == "none":
-            return None
-        return TOKEN_PLACEHOLDER if self.mode == "clearml" else KEY_PLACEHOLDER
+        return None if self.mode == "none" else KEY_PLACEHOLDER
 
 
 def make_access(

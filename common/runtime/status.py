@@ -12,8 +12,6 @@ from common.runtime.idle import InstanceStatus
 
 # What a person replaces in the access example; the key itself is shown by `clearml-deploy key`.
 KEY_PLACEHOLDER = "YOUR_GENERATED_TOKEN"
-TOKEN_PLACEHOLDER = "YOUR_CLEARML_TOKEN"
-"""Where a ClearML token is asked for, as `clearml-deploy token` prints one."""
 
 
 @dataclass(frozen=True)
