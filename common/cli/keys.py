@@ -33,24 +33,22 @@ _FILE_OPTION = click.option(
 _UNITS = {"h": 3600, "d": 86400, "w": 7 * 86400}
 
 
-class _Expiry(click.ParamType):
-    """A time in the future: as a duration (``12h``, ``30d``, ``4w``) or as a day of UTC."""
-
-    name = "when"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return Unix time in seconds."""
-        text = str(value).strip().lower()
-        duration = re.fullmatch(r"([1-9]\d{0,5})([hdw])", text)
-        if duration:
-            return int(time.time()) + int(duration[1]) * _UNITS[duration[2]]
-        try:
-            day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=timezone.utc)
-        except ValueError:
-            self.fail(f"{value!r} is neither a duration such as 30d nor a day such as 2027-01-01.")
-        if day.timestamp() <= time.time():
-            self.fail(f"{value} is over.")
-        return int(day.timestamp())
+def _when(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Read a time in the future, a duration or a day of UTC, as Unix time in seconds."""
+    if value is None:
+        return None
+    text = value.strip().lower()
+    duration = re.fullmatch(r"([1-9]\d{0,4})([hdw])", text)
+    if duration:
+        return int(time.time()) + int(duration[1]) * _UNITS[duration[2]]
+    try:
+        day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=timezone.utc)
+    except ValueError:
+        message = f"{value!r} is neither a duration such as 30d nor a day such as 2027-01-01."
+        raise click.BadParameter(message) from None
+    if day.timestamp() <= time.time():
+        raise click.BadParameter(f"{value} is over.")
+    return int(day.timestamp())
 
 
 @click.group()
@@ -90,7 +88,10 @@ def keys() -> None:
     help="Higher goes first where requests wait for a model. Default: 0.",
 )
 @click.option(
-    "--expires", type=_Expiry(), help="When it ends: after 12h, 30d, 4w, or on a day of UTC."
+    "--expires",
+    callback=_when,
+    metavar="WHEN",
+    help="When it ends: after 12h, 30d, 4w, or on a day of UTC.",
 )
 @click.option(
     "--print-entry",
