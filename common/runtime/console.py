@@ -18,6 +18,8 @@ from common.runtime.line_limit import (
     ACCESS_LINES_PER_S,
     DETAIL_BURST_LINES,
     DETAIL_LINES_PER_S,
+    EVENT_BURST_LINES,
+    EVENT_LINES_PER_S,
     LineLimit,
 )
 from common.runtime.redaction import Redactor
@@ -28,6 +30,8 @@ SUPERVISOR_MARK = "[engine]"
 _WAITING_LINES = 10_000
 # How often it is looked whether lines that were left out have to be told.
 _LEFT_OUT_EVERY_S = 1.0
+_KNOWN_EVENTS = 100
+_SHOWN_OF_EVENT = 100
 
 
 class Console:
@@ -57,6 +61,7 @@ class Console:
         self._redactor = Redactor()
         self._ring = ConsoleRing()
         self._engines: dict[str, _Lines] = {}
+        self._events: dict[str, _Lines] = {}
         self._requests = _Lines(
             "{} of requests {} left out", LineLimit(ACCESS_BURST_LINES, ACCESS_LINES_PER_S)
         )
@@ -72,6 +77,20 @@ class Console:
         text = self._redactor.clean(text)
         with self._changed:
             self._put(text)
+
+    def event(self, text: str) -> None:
+        """Write one event that may happen a hundred times at once, as when an engine dies at work.
+
+        Of events in the same words only so many are shown at a time.
+        """
+        with self._changed:
+            lines = self._events.pop(text, None) or _Lines(
+                _of_event(text), LineLimit(EVENT_BURST_LINES, EVENT_LINES_PER_S)
+            )
+            self._events[text] = lines  # the latest one last
+            while len(self._events) > _KNOWN_EVENTS:
+                self._tell_left_out(self._events.pop(next(iter(self._events))))
+            self._put_within(lines.limit, lines, text)
 
     def recent(self, after: int) -> tuple[list[str], int]:
         """The lines that came after the line of this number, of the last 500.
@@ -107,12 +126,7 @@ class Console:
     def access(self, text: str) -> None:
         """Write the line of one request, of which only so many are shown at a time."""
         with self._changed:
-            limit = self._requests.limit
-            if not limit.admits(self._clock()):
-                self._start_writer()
-                return
-            self._tell_left_out_in_time(self._requests)
-            self._put(self._redactor.clean(text))
+            self._put_within(self._requests.limit, self._requests, text)
 
     def engine(self, model: str, text: str) -> None:
         """Write one line of an engine's own output, or of its supervisor (marked ``[engine]``).
@@ -136,18 +150,20 @@ class Console:
                 lines = self._engines[model] = _Lines(_of_engine(model), LineLimit())
             # Asked of every line: the lines of a traceback are told by its head.
             is_error = lines.errors.is_error(text)
-            if not self.is_debug:
-                if not (is_error or self.show_engine):
-                    return
+            if self.is_debug:
+                self._put(self._redactor.clean(f"[{model}] {text}"))
+            elif is_error or self.show_engine:
                 limit = lines.error_limit if is_error else lines.limit
-                if not limit.admits(self._clock()):
-                    self._start_writer()
-                    return
-                self._tell_left_out_in_time(lines)
-                text = without_time(text)
-            self._put(self._redactor.clean(f"[{model}] {text}"))
+                self._put_within(limit, lines, f"[{model}] {without_time(text)}")
 
     # Below, the caller holds `_changed`.
+
+    def _put_within(self, limit: LineLimit, lines: _Lines, text: str) -> None:
+        if limit.admits(self._clock()):
+            self._tell_left_out_in_time(lines)
+            self._put(self._redactor.clean(text))
+        else:
+            self._start_writer()  # it tells how many there were, if nothing else comes
 
     def _put(self, text: str) -> None:
         self._ring.add(text)
@@ -164,7 +180,7 @@ class Console:
             self._writer.start()
 
     def _sources(self) -> list[_Lines]:
-        return [*self._engines.values(), self._requests]
+        return [*self._engines.values(), *self._events.values(), self._requests]
 
     def _tell_left_out_in_time(self, lines: _Lines) -> None:
         now = self._clock()
@@ -174,7 +190,8 @@ class Console:
     def _tell_left_out(self, lines: _Lines) -> None:
         if count := lines.take_left_out():
             what = ("1 line", "was") if count == 1 else (f"{count} lines", "were")
-            self._put(f"{lines.told.format(*what)}, {lines.limit.words}")
+            told = self._redactor.clean(lines.told.format(*what))
+            self._put(f"{told}, {lines.limit.words}")
 
     def _next_wait_s(self) -> float | None:
         """How long the writer may sleep: until somebody wakes it, unless something is to be told."""
@@ -205,8 +222,17 @@ class Console:
 
 
 def _of_engine(model: str) -> str:
-    # The name of a model may hold braces.
-    return f"{model.replace('{', '{{').replace('}', '}}')}: {{}} of its engine {{}} left out"
+    return f"{_plain(model)}: {{}} of its engine {{}} left out"
+
+
+def _plain(text: str) -> str:
+    """A text as part of a format."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def _of_event(text: str) -> str:
+    shown = text if len(text) <= _SHOWN_OF_EVENT else f"{text[:_SHOWN_OF_EVENT]}..."
+    return f'{{}} like "{_plain(shown)}" {{}} left out'
 
 
 class _Lines:

@@ -216,7 +216,7 @@ class Instance:
             access.authenticator,
             self.recorder,
             admin=self,
-            log=self._console.line,
+            log=self._console.event,
             view=self.view,
             access=self._console.access if self._console.is_debug else None,
         )

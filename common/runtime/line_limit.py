@@ -11,6 +11,9 @@ DETAIL_LINES_PER_S = 50.0
 # One for each request in debug mode: the console shows what comes in, it does not count it.
 ACCESS_BURST_LINES = 1_000
 ACCESS_LINES_PER_S = 20.0
+# Of events in the same words, such as requests that failed because their engine did.
+EVENT_BURST_LINES = 3
+EVENT_LINES_PER_S = 0.1
 # Once the burst is used up, nothing more comes for so long, and then what has become free at once:
 # lines in a row can be read, single ones from here and there cannot.
 PAUSE_S = 10.0

@@ -61,6 +61,28 @@ def test_requests_have_a_line_each_until_there_are_too_many() -> None:
     assert lines[-1] == "3 lines of requests were left out, more than 20 a second"
 
 
+def test_an_event_that_happens_a_hundred_times_is_told_a_few_times_and_counted() -> None:
+    console = Console(io.StringIO(), lambda: 0.0)
+    console.hide(["secret-key"])
+    for _ in range(100):
+        console.event("A request for '{m}' failed: secret-key")
+    console.event("something else")
+    assert console.flush(5)
+    assert console.recent(0)[0] == [
+        *["A request for '{m}' failed: ******"] * 3,
+        "something else",
+        "97 lines like \"A request for '{m}' failed: ******\" were left out, more than 0.1 a second",
+    ]
+
+
+def test_events_in_ever_new_words_are_all_told_and_not_all_remembered() -> None:
+    console = Console(io.StringIO(), lambda: 0.0)
+    for number in range(300):
+        console.event(f"event {number}")
+    assert console.recent(0)[1] == 300
+    assert len(console._events) == 100
+
+
 def test_debug_lines_need_debug_mode() -> None:
     out = io.StringIO()
     console = Console(out)
