@@ -18,7 +18,7 @@ from common.local_server.services import serving
 from common.local_server.wire import CallError, JsonDict
 from tests.clearml.reporter import reporting
 
-URL = "http://127.0.0.1:8800/m/v1"
+URL = "http://127.0.0.1:8800/of-this-file/v1"
 
 
 def entry(**fields: Any) -> dict[str, Any]:
@@ -37,15 +37,16 @@ def served(requests: int = 0) -> dict[str, Any]:
 
 
 def loading(server: RunningServer) -> list[str]:
+    """IDs of this file's rows that load; the server is everybody's."""
     with server.client() as client:
         rows = client.call("serving.get_loading_instances")["instances"]
-    return [row["id"] for row in rows]
+    return [row["id"] for row in rows if row["id"].startswith("task-")]
 
 
 def serving_rows(server: RunningServer) -> list[tuple[str, int]]:
     with server.client() as client:
         rows = client.call("serving.get_endpoints")["endpoints"]
-    return [(row["url"], row["requests"]) for row in rows]
+    return [(row["url"], row["requests"]) for row in rows if row["url"] == URL]
 
 
 def test_a_row_goes_from_loading_to_served_to_gone(

@@ -73,7 +73,7 @@ def container_status_report(call: Call) -> JsonDict:
     entry = _entry(call)
     old = call.store.get(SERVING, entry["id"])
     if old is not None:
-        entry["register_s"] = old["register_s"]
+        entry["register_s"] = old.get("register_s", old["last_update_s"])
     if old is not None and not call.data.get("timeout"):
         entry["timeout_s"] = old["timeout_s"]
     call.store.put(SERVING, entry)
@@ -160,7 +160,7 @@ def get_loading_instances(call: Call) -> JsonDict:
                 "id": entry["id"],
                 **_model_info(entry),
                 "uptime_sec": int(entry.get("uptime_sec") or 0),
-                "age_sec": int(time.time() - entry["register_s"]),
+                "age_sec": int(time.time() - entry.get("register_s", entry["last_update_s"])),
                 "last_update": iso_time(entry["last_update_s"]),
             }
             for entry in _live(call)
