@@ -130,8 +130,13 @@ class Watched:
 
 
 @asynccontextmanager
-async def browsing(**options: Any) -> AsyncIterator[tuple[Any, Watched]]:
-    """Open a page of a headless Chromium; fails in clear words where there is none."""
+async def browsing(
+    *, names: Sequence[str] = (), **options: Any
+) -> AsyncIterator[tuple[Any, Watched]]:
+    """Open a page of a headless Chromium; fails in clear words where there is none.
+
+    `names` are hosts that lead to this machine; `options` are the browser context's.
+    """
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
         pytest.fail(NO_BROWSER, pytrace=False)
@@ -141,7 +146,10 @@ async def browsing(**options: Any) -> AsyncIterator[tuple[Any, Watched]]:
         pytest.fail(NO_DRIVER, pytrace=False)
     async with async_playwright() as driver:
         # As root Chromium runs without its sandbox only; it sees nothing but our own pages here.
-        browser = await driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        rules = ",".join(f"MAP {name} 127.0.0.1" for name in names)
+        browser = await driver.chromium.launch(
+            executable_path=found, args=["--no-sandbox", f"--host-resolver-rules={rules}"]
+        )
         context = await browser.new_context(**({"locale": "en-GB"} | options))
         context.set_default_timeout(15_000)
         page = await context.new_page()

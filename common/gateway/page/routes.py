@@ -32,7 +32,8 @@ STATE_EVERY_S = 1.0
 _HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    # Not "no-referrer": with it browsers send "Origin: null" with the page's own forms.
+    "Referrer-Policy": "same-origin",
 }
 FOREIGN_FORM = "This form was sent from another page. Please log in here."
 
