@@ -21,6 +21,7 @@ from common.gateway.page.routes import MAX_FORM_BYTES, PageRequest, PageRoutes
 from common.gateway.page.sign_in import SignIn
 from common.gateway.proxy import ModelProxy
 from common.gateway.routing import Own, RouteTable
+from common.telemetry.names import CONTENT_TYPE
 from common.telemetry.recorder import Recorder
 
 OPERATIONS = ("load", "sleep", "unload")
@@ -155,13 +156,11 @@ class OwnRoutes:
             body, content_type = await self._view.metrics()
             return web.Response(body=body, headers={"Content-Type": content_type})
         # Imported at the first scrape: an instance that nobody scrapes does not pay for it.
-        from common.telemetry.prometheus import CONTENT_TYPE, PrometheusExporter
+        from common.telemetry.prometheus import render_metrics
 
-        exporter = PrometheusExporter(
-            self._recorder.snapshot,
-            lambda: {name: model.upstream.status for name, model in self._models.items()},
-        )
-        return web.Response(body=exporter.render(), headers={"Content-Type": CONTENT_TYPE})
+        statuses = {name: model.upstream.status for name, model in self._models.items()}
+        body = render_metrics(self._recorder.snapshot(), statuses, {}, {})
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
     async def _operate(self, identity: Identity, detail: str) -> web.Response:
         if identity.role is not Role.ADMIN:

@@ -58,6 +58,7 @@ class Instance:
         self._preparing: asyncio.Task[None] | None = None
         self._progress: dict[str, str] = {}
         self._is_ending: dict[str, bool] = {}
+        self._stopping_since: dict[str, float] = {}
         self._extras: Mapping[str, ModelExtras] = {}
         self.name = name
         self.task_id = task_id
@@ -278,9 +279,23 @@ class Instance:
             self._progress[model.name] = "the engine failed and will be started again"
         if state is EngineState.READY and self.ready_at is None:
             self.ready_at = time.monotonic()
+        self._count_move(model, state)
         if state is EngineState.FATAL and model.supervisor is not None:
             self._given_up(model, model.supervisor)
         self.on_progress()
+
+    def _count_move(self, model: HostedModel, state: EngineState) -> None:
+        """Have the telemetry know how long loading and stopping take, and when an engine is another."""
+        supervisor = model.supervisor
+        if state is EngineState.READY and supervisor is not None and supervisor.load_s is not None:
+            self.recorder.observe_move(model.name, "load", supervisor.load_s)
+        if state is EngineState.STOPPING:
+            self._stopping_since[model.name] = time.monotonic()
+        if state in (EngineState.STOPPED, EngineState.BACKOFF, EngineState.FATAL):
+            self.recorder.engine_ended(model.name)
+            since = self._stopping_since.pop(model.name, None)
+            if since is not None:
+                self.recorder.observe_move(model.name, "stop", time.monotonic() - since)
 
     def _given_up(self, model: HostedModel, supervisor: Supervisor) -> None:
         """An engine is not restarted any more: the end, unless it once worked and others still do."""
