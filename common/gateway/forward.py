@@ -36,8 +36,11 @@ HOP_BY_HOP = frozenset(
 )
 
 # Between client and gateway only: the key must not end up in an engine's log, and the client's
-# wish for 100-continue has been granted by the gateway.
-NOT_FOR_THE_ENGINE = frozenset({"host", "expect", "authorization", "x-api-key", "cookie"})
+# wish for 100-continue has been granted by the gateway. With a conversation's ID llama.cpp goes on
+# generating when its client has left, and keeps the answer for whoever knows the ID.
+NOT_FOR_THE_ENGINE = frozenset(
+    {"host", "expect", "authorization", "x-api-key", "cookie", "x-conversation-id"}
+)
 
 CONNECT_TIMEOUT_S = 5.0
 """Loopback or a Unix socket: a longer wait means a full backlog of a hung engine."""

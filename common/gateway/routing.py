@@ -37,8 +37,9 @@ NATIVE_ROUTES = frozenset(
     }
 )
 
-# Routes below /v1 that change the engine: vLLM loads adapters there.
-REFUSED_V1_ROUTES = frozenset({"load_lora_adapter", "unload_lora_adapter"})
+# Routes below /v1 that are not for clients: vLLM loads adapters there, and llama.cpp reads and ends
+# streams there, of any client whose conversation's ID is known.
+REFUSED_V1_ROUTES = frozenset({"load_lora_adapter", "unload_lora_adapter", "stream", "streams"})
 
 OWN_ROUTES: dict[str, OwnRoute] = {
     "/": "page",
