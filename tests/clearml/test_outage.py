@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -206,3 +207,24 @@ def test_numbers_among_the_user_properties_are_numbers(
     assert kinds["requests"] == ("int", "12")
     assert kinds["models_ready"] == ("str", "1/2")
     assert not task["status_message"]
+
+
+def test_an_offline_instance_records_its_points_and_plots(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    with reporting(server, tmp_path, "offline") as reporter:
+        reporter.hour(2, 15, 1)
+        reporter.plot("Models", "models", {"data": [{"type": "table"}], "layout": {}})
+        reporter.status({"status": "idle"})
+        reporter.endpoints([])
+        assert reporter.finish("completed", 30.0) is True
+        task_id = reporter.id()
+    (archive,) = tmp_path.rglob(f"{task_id}*.zip")
+    with zipfile.ZipFile(archive) as content:
+        lines = content.read("metrics.jsonl").decode().splitlines()
+    events = [event for line in lines for event in json.loads(line)]
+    points = [event for event in events if event.get("metric") == "Load"]
+    assert [(point["iter"], point["value"]) for point in points] == [(15, 15.0), (30, 30.0)]
+    (plot,) = [event for event in events if event.get("type") == "plot"]
+    assert plot["metric"] == "Models"
+    assert json.loads(plot["plot_str"])["data"] == [{"type": "table"}]
