@@ -7,7 +7,8 @@ A benchmark is a module of this package with a click command `main`, run from a 
 * ``start_time``: from the launch to the first token through a queue and an agent, against the same
   engine started by hand;
 * ``throughput``: tokens per second through the gateway against the engine direct;
-* ``footprint``: memory and processor time of an idle instance without its engine.
+* ``footprint``: memory and processor time of an idle instance without its engine;
+* ``telemetry``: processor time that the record of one request costs.
 
 Everything runs for real, on this machine, and is gone at the end. Nothing here is part of the
 installed package.
@@ -15,5 +16,5 @@ installed package.
 
 from __future__ import annotations
 
-NAMES = ("start_time", "throughput", "footprint")
+NAMES = ("start_time", "throughput", "footprint", "telemetry")
 """The benchmarks, each a module of this package with a click command `main`."""
