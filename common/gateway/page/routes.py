@@ -95,11 +95,14 @@ class PageRoutes:
         self._is_draining = is_draining
         self._has_operations = has_operations
         self._clock = clock
-        self._credential = _credential(authenticator)
         self._started = time.time()
         self._documents: PageDocuments | None = None
         self._shared: dict[str, Any] = {}
         self._shared_until = -math.inf
+
+    @property
+    def _credential(self) -> Credential:
+        return _credential(self._authenticator)
 
     async def answer(self, request: PageRequest, secret: str | None) -> PageAnswer:
         """Answer a request.

@@ -100,11 +100,11 @@ def own_state(
 def points_after(
     charts: Mapping[str, Any], after: float, names: frozenset[str] | None
 ) -> dict[str, Any]:
-    """Return a history's points after a time, of these models; its lists are parallel to `at`."""
-    times: Sequence[float] = charts.get("at", ())
+    """Return a history's points after a time, of these models; its lists are parallel to `times`."""
+    times: Sequence[float] = charts.get("times", ())
     first = next((i for i, at in enumerate(times) if at > after), len(times))
     return {
-        "at": list(times[first:]),
+        "times": list(times[first:]),
         "models": {
             name: {title: values[first:] for title, values in series.items()}
             for name, series in charts.get("models", {}).items()

@@ -9,11 +9,11 @@ const GIB = 2 ** 30;
 // What is drawn: the history's series, with what its values are multiplied by to get the unit.
 const CHARTS = [
   { title: "Requests per minute", lines: [{ series: "requests", perMinute: true }] },
-  { title: "Tokens per second", lines: [{ series: "tokens_per_second" }] },
+  { title: "Tokens per second", lines: [{ series: "tokens_per_s" }] },
   {
     title: "Latency (ms)",
     note: "solid: half of the requests were faster (p50); dashed: 95 % (p95)",
-    lines: [{ series: "latency_p50", scale: 1000 }, { series: "latency_p95", scale: 1000, dashed: true }],
+    lines: [{ series: "latency_p50_ms" }, { series: "latency_p95_ms", dashed: true }],
   },
   { title: "Memory (GiB)", lines: [{ series: "memory_bytes", scale: 1 / GIB }] },
 ];
@@ -22,7 +22,7 @@ const history = { at: [], models: new Map() };
 const charts = [];
 
 function takePoints(told) {
-  const fresh = (told && told.at) || [];
+  const fresh = (told && told.times) || [];
   if (!fresh.length) return false;
   const known = history.at.length;
   history.at.push(...fresh);
