@@ -17,7 +17,6 @@ from common.runtime.hosted_model import HostedModel
 from common.runtime.idle import InstanceStatus, idle_seconds, instance_status
 from common.runtime.instance import Instance
 from common.runtime.status import ModelRow, status_values
-from common.telemetry import names
 from common.telemetry.engine_metrics import parse_engine_tokens
 from common.telemetry.plots import (
     LATENCY_PLOT,
@@ -27,7 +26,7 @@ from common.telemetry.plots import (
     latency_figure,
     models_figure,
 )
-from common.telemetry.scalars import scalars_between
+from common.telemetry.scalars import memory_scalars, scalars_between
 
 STATUS_EVERY_S = 2.0
 SCALARS_EVERY_S = 15.0
@@ -134,11 +133,7 @@ class Reporting:
         snapshot = self._instance.recorder.snapshot()
         points: list[tuple[str, str, float]] = list(scalars_between(self._last, snapshot))
         self._last = snapshot
-        memory = names.MEMORY
-        points += [
-            (memory.scalar_title, name, held * memory.scalar_scale)
-            for name, held in self._memory.models.items()
-        ]
+        points += memory_scalars(self._memory.models)
         self._task.report_scalars(points)
 
     async def write_end(self, ending: InstanceStatus) -> None:

@@ -160,7 +160,7 @@ def get_loading_instances(call: Call) -> JsonDict:
                 "id": entry["id"],
                 **_model_info(entry),
                 "uptime_sec": int(entry.get("uptime_sec") or 0),
-                "age_sec": int(time.time() - entry.get("register_s", entry["last_update_s"])),
+                "age_sec": int(time.time() - (entry.get("register_s") or entry["last_update_s"])),
                 "last_update": iso_time(entry["last_update_s"]),
             }
             for entry in _live(call)
