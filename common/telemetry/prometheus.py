@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -19,8 +19,6 @@ from common.telemetry import names
 from common.telemetry.exposition import merged, parse_exposition
 from common.telemetry.names import Metric, MetricKind
 from common.telemetry.recorder import HistogramSnapshot, ModelSnapshot, Snapshot
-
-CONTENT_TYPE = names.CONTENT_TYPE
 
 DEFAULT_OPERATION = "chat"
 
@@ -77,20 +75,6 @@ def render_parsed(
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Families(families))
     return generate_latest(registry)
-
-
-class PrometheusExporter:
-    """The text of an instance's own totals alone."""
-
-    def __init__(
-        self, snapshot: Callable[[], Snapshot], statuses: Callable[[], Mapping[str, str]]
-    ) -> None:
-        self._snapshot = snapshot
-        self._statuses = statuses
-
-    def render(self) -> bytes:
-        """Return the exposition in the format of `CONTENT_TYPE`."""
-        return render_metrics(self._snapshot(), self._statuses(), {}, {})
 
 
 class _Families(Collector):
