@@ -79,6 +79,7 @@ class RunningView:
                 "warning": instance.access.warning if instance.access else "",
                 "idle_s": idle_seconds(activity, now),
                 "idle_limit_hours": self._settings.idle.idle_time_limit_hours or None,
+                "warning": instance.access.warning if instance.access else "",
             },
             "models": {model.name: self._model(model) for model in instance.models},
             "charts": self._history.series(),

@@ -14,11 +14,16 @@ from typing import Any
 import aiohttp
 import pytest
 
+from common.gateway.auth import OpenAuthenticator
 from common.gateway.key_file import KEY_FILE_VARIABLE, add_key
 from common.gateway.keys import Role, make_entry
+from common.gateway.models import GatewaySettings
 from common.gateway.page.document import PageDocuments
 from common.gateway.page.origin import origin_of
+from common.gateway.page.routes import PageRequest, PageRoutes
+from common.gateway.page.sign_in import SignIn
 from common.gateway.page.state import points_after
+from common.telemetry.recorder import Recorder
 from tests.page.page_harness import CHAT, KEY, OTHER, PageInstance, serving
 
 STATE = "/?data=state"
@@ -76,26 +81,49 @@ async def test_what_is_no_number_is_refused(run: PageInstance, query: str) -> No
             assert (await answer.json())["error"]["code"] == "invalid_parameter"
 
 
-async def test_a_state_is_put_together_once_a_second_at_most(
-    run: PageInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    view = run.instance.view
-    assert view is not None
-    made = []
-    real = view.state
+class CountingView:
+    """An instance's view that counts how often it is asked."""
 
-    def counted() -> dict[str, Any]:
-        made.append(1)
-        return real()
+    def __init__(self) -> None:
+        self.asked = 0
 
-    monkeypatch.setattr(view, "state", counted)
-    async with client() as session:
-        first = await state(session, run.url)
-        page_routes = run.instance.gateway._own._page  # type: ignore[union-attr]
-        page_routes._shared_until = float("inf")
-        for _ in range(20):
-            assert (await state(session, run.url))["models"] == first["models"]
-    assert len(made) == 1
+    async def metrics(self) -> tuple[bytes, str]:
+        return b"", "text/plain"
+
+    def state(self) -> dict[str, Any]:
+        self.asked += 1
+        return {"instance": {"status": f"asked {self.asked}"}}
+
+    def console(self, after: int) -> dict[str, Any]:
+        return {"lines": [], "next": after}
+
+
+async def test_a_state_is_put_together_once_a_second_at_most() -> None:
+    now = [100.0]
+    view = CountingView()
+    settings = GatewaySettings(None, (0,), 1, 1.0, None, None, "test")
+    routes = PageRoutes(
+        settings,
+        (),
+        OpenAuthenticator(),
+        Recorder(),
+        view,
+        SignIn(None, lambda: None),
+        in_flight=lambda _: 0,
+        is_draining=lambda: False,
+        has_operations=False,
+        clock=lambda: now[0],
+    )
+
+    async def status() -> str:
+        answer = await routes.answer(PageRequest("GET", "data=state", {}, {}), None)
+        return str(json.loads(answer.body)["instance"]["status"])
+
+    assert {await status() for _ in range(20)} == {"asked 1"}
+    now[0] += 0.99
+    assert await status() == "asked 1"
+    now[0] += 0.02
+    assert {await status() for _ in range(20)} == {"asked 2"}
 
 
 async def test_a_key_for_use_sees_its_models_and_no_console(
