@@ -44,6 +44,18 @@ class ClearMLApi:
         web = str(Session.get_app_server_host()).rstrip("/")
         return f"{web}/projects/{project_id or '*'}/experiments/{task_id}/output/log"
 
+    def feature_set(self) -> str:
+        """What the server offers: ``basic``, ``advanced``, as its login token says.
+
+        Raises:
+            ServerAwayError: It cannot be reached.
+            ControlPlaneError: It refuses the credentials.
+        """
+        self._connected()
+        from clearml.backend_api.session import Session
+
+        return str(Session.feature_set)
+
     def connect(self) -> None:
         """Log in now, to learn within seconds whether the server is there.
 

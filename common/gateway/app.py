@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from aiohttp import web
 
@@ -98,6 +98,14 @@ class Gateway:
             return self._settings.public_url.rstrip("/")
         scheme = "https" if self._settings.tls else "http"
         return f"{scheme}://{reachable_host(self._settings.host)}:{self.port}"
+
+    def publish(self, url: str) -> None:
+        """Tell clients this URL from now on, such as that of a route which a gateway in front granted.
+
+        Paths below the URL's own path lead here as well.
+        """
+        self._settings.public_url = url
+        self._routes.accept_prefix(urlsplit(url).path)
 
     def url_for(self, model: str) -> str:
         """Return the OpenAI base URL of one model."""

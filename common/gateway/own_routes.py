@@ -51,7 +51,7 @@ class OwnRoutes:
         self._admin = admin
         self._view = view
         self.is_draining = False
-        self._sign_in = SignIn(settings.task_id, settings.public_url)
+        self._sign_in = SignIn(settings.task_id, lambda: settings.public_url)
         self._page = PageRoutes(
             settings,
             models,

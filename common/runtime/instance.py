@@ -11,6 +11,7 @@ from common.engines.supervisor import Supervisor
 from common.errors import DeployError, EngineCrashError, InternalError, RequestError
 from common.gateway.app import Gateway
 from common.gateway.models import GatewaySettings, ServedModel
+from common.gateway.switched_auth import SwitchedAuthenticator
 from common.models.progress import FetchCancelledError
 from common.runtime.access import Access, make_access, make_tls
 from common.runtime.app import App, InstalledEngine, ModelExtras
@@ -68,6 +69,8 @@ class Instance:
         self.gateway: Gateway | None = None
         self.view: RunningView | None = None
         self.access: Access | None = None
+        # Where the way of authentication is left to whether the server grants a route.
+        self._switched: SwitchedAuthenticator | None = None
         # Set once it is ready to run: it may have to be installed first.
         self.engine: InstalledEngine | None = None
         self.failure: DeployError | None = None
@@ -102,6 +105,23 @@ class Instance:
         self.gateway = self._open_gateway()
         await self.gateway.start()
         self._preparing = asyncio.create_task(self._prepare())
+
+    def publish(self, url: str) -> None:
+        """Have clients use a route that the server's application gateway granted.
+
+        With Auth left empty the gateway is what lets clients in from now on.
+
+        Args:
+            url: Of the route.
+        """
+        assert self.gateway is not None
+        self.gateway.publish(url)
+        if self._switched is not None:
+            self.access = make_access(
+                self._settings.general, self._environ, self._console.line, has_route=True
+            )
+            self._switched.use(self.access.authenticator)
+        self.on_progress()
 
     def activity(self) -> Activity:
         """What idleness is judged by."""
@@ -211,10 +231,12 @@ class Instance:
             instance_name=self.name,
             tls=tls.context if tls else None,
         )
+        if general.auth is None:
+            self._switched = SwitchedAuthenticator(access.authenticator)
         return Gateway(
             settings,
             served,
-            access.authenticator,
+            self._switched or access.authenticator,
             self.recorder,
             admin=self,
             log=self._console.event,
