@@ -21,6 +21,9 @@ _OBJECT_BYTES = 1024
 _TRIES = 4
 """How many keys of that name are looked at, from the end: a later one may be null."""
 
+EVENT = b"data: "
+"""What an event that may carry a token begins with; a comment or a name of an event is none."""
+
 _USAGE = b'"usage"'
 _TIMINGS = b'"timings"'
 _MESSAGE_START = b"event: message_start"
