@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from common.runtime.app import AnySettings
+from common.runtime.app import AnySettings, InstalledEngine
 from common.runtime.console import Console
 from common.runtime.engine_memory import EngineMemory
 from common.runtime.engine_scrape import EngineScrape
@@ -68,18 +68,21 @@ class RunningView:
         instance = self._instance
         now = time.monotonic()
         activity = instance.activity()
-        engine = instance.engine
+        access = instance.access
         return {
             "instance": {
                 "app": instance.app_title,
-                "engine": f"{engine.label} {engine.version}".strip() if engine else "",
+                "engine": _engine_name(instance.engine),
                 "task_url": self.web_url.removesuffix("/output/log"),
                 "console_url": self.web_url,
-                "status": instance_status(activity, now),
-                "warning": instance.access.warning if instance.access else "",
+                "status": "failed" if instance.failure else instance_status(activity, now),
                 "idle_s": idle_seconds(activity, now),
                 "idle_limit_hours": self._settings.idle.idle_time_limit_hours or None,
-                "warning": instance.access.warning if instance.access else "",
+                "warning": access.warning if access else "",
+                # A key that somebody gave is known to them; nothing prints it.
+                "key_is_given": access is not None
+                and access.key is not None
+                and not access.is_generated,
             },
             "models": {model.name: self._model(model) for model in instance.models},
             "charts": self._history.series(),
@@ -96,3 +99,10 @@ class RunningView:
             "is_embedding": self._settings.is_embedding(model.options),
             "memory_bytes": self.memory.models.get(model.name),
         }
+
+
+def _engine_name(engine: InstalledEngine | None) -> str:
+    """What an engine calls itself, with its version."""
+    if engine is None:
+        return ""
+    return engine.label if engine.version in engine.label else f"{engine.label} {engine.version}"

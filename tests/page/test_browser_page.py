@@ -47,11 +47,27 @@ async def test_status_and_facts_are_shown_and_follow(run: PageInstance) -> None:
         assert "Automatically stopped after 4 hours" in text
         assert TASK in text
         assert f"{run.url}/v1" in text
-        assert f"clearml-deploy key {TASK}" in text
+        assert "as set in the instance's configuration" in text
         await run.chat(OTHER)
         await page.locator("#status[data-status=active]").wait_for()
         assert await page.locator("#badge").get_attribute("href") == "#badge-active"
         assert watched.complaints == []
+
+
+async def test_a_generated_key_is_named_by_the_command_that_prints_it(tmp_path: Path) -> None:
+    parameters = {"General/api_key": ""}
+    async with (
+        serving(tmp_path, {CHAT: ()}, parameters=parameters) as run,
+        browsing() as (page, _),
+    ):
+        assert run.instance.access is not None
+        key = run.instance.access.key
+        assert key is not None
+        await log_in(page, run.url, key)
+        command = f"clearml-deploy key {TASK}"
+        await page.locator("#facts").get_by_text(command).wait_for()
+        assert f"export API_KEY=$({command})" in await page.locator("#key-hint").inner_text()
+        assert key not in await page.content()
 
 
 async def test_models_are_counted_as_they_are_used(run: PageInstance) -> None:

@@ -268,15 +268,18 @@ def test_data_and_titles_cannot_leave_their_place() -> None:
 
 def test_only_points_after_a_time_are_sent() -> None:
     charts = {
+        "every_s": 1.0,
         "times": [1.0, 2.0, 3.0],
         "models": {"a": {"requests": [1, 2, 3]}, "b": {"requests": [None, 5, 6]}},
     }
     assert points_after(charts, 1.0, None) == {
+        "every_s": 1.0,
         "times": [2.0, 3.0],
         "models": {"a": {"requests": [2, 3]}, "b": {"requests": [5, 6]}},
     }
     assert points_after(charts, 3.0, frozenset("a")) == {
+        "every_s": 1.0,
         "times": [],
         "models": {"a": {"requests": []}},
     }
-    assert points_after({}, 0.0, None) == {"times": [], "models": {}}
+    assert points_after({}, 0.0, None) == {"every_s": None, "times": [], "models": {}}

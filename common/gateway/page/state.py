@@ -104,6 +104,7 @@ def points_after(
     times: Sequence[float] = charts.get("times", ())
     first = next((i for i, at in enumerate(times) if at > after), len(times))
     return {
+        "every_s": charts.get("every_s"),
         "times": list(times[first:]),
         "models": {
             name: {title: values[first:] for title, values in series.items()}

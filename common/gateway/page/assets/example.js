@@ -52,13 +52,15 @@ function showExample(models, base, credential) {
   setText($("example"), curlCommand(base, model, $("prompt").value, credential !== "none"));
 }
 
-// What prints the key or the token; "" where none is asked for.
+// What prints the key or the token; "" where none is asked for or nothing prints it.
 function keyCommand(access, instance) {
   if (access.credential === "token") return "clearml-deploy token";
-  return access.credential === "key" ? `clearml-deploy key ${instance.task_id || "<task id>"}` : "";
+  if (access.credential === "none" || instance.key_is_given) return "";
+  return `clearml-deploy key ${instance.task_id || "<task id>"}`;
 }
 
 function showKeyHint(access, instance) {
   const command = keyCommand(access, instance);
-  setText($("key-hint"), command ? `Put your ${access.credential} into $API_KEY first: export API_KEY=$(${command})` : "");
+  const how = command ? `: export API_KEY=$(${command})` : ".";
+  setText($("key-hint"), access.credential === "none" ? "" : `Put your ${access.credential} into $API_KEY first${how}`);
 }

@@ -48,8 +48,10 @@ function showFacts() {
   if (instance.console_url) facts.push(["Console log", "in ClearML", { link: instance.console_url }]);
   const command = keyCommand(access, instance);
   const term = access.credential === "token" ? "Token" : "Key";
-  if (command) facts.push([term, command, { copy: true }], ["Logged in as", access.name]);
-  else facts.push([term, "none is asked for"]);
+  if (access.credential === "none") facts.push([term, "none is asked for"]);
+  else if (command) facts.push([term, command, { copy: true }]);
+  else facts.push([term, "as set in the instance's configuration"]);
+  if (access.credential !== "none") facts.push(["Logged in as", access.name]);
   // Made again only when something changed: a button in it may have the focus.
   const text = JSON.stringify(facts);
   if (text === shownFacts) return;
@@ -59,7 +61,7 @@ function showFacts() {
 
 function show() {
   const { instance, models, access } = state;
-  showStatus(instance.is_draining ? "stopped" : instance.status);
+  showStatus(instance.is_draining && instance.status !== "failed" ? "stopped" : instance.status);
   setText($("subtitle"), [instance.app, instance.engine].filter(Boolean).join(" · "));
   setText($("idle"), ((instance.idle_s || 0) / 3600).toFixed(1));
   setText($("limit"), instance.idle_limit_hours ? String(instance.idle_limit_hours) : "∞");
