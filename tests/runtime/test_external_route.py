@@ -174,6 +174,8 @@ def test_chosen_way_of_authentication_stays_behind_a_route(
         it.wait_for(lambda: chat(it.own_url, {"X-Api-Key": KEY}) == 200)
         it.wait_status("endpoint", url)
         assert chat(it.own_url, {}) == 401
+        assert chat(url, token(server)) == 401  # let in by the router, and not by the instance
+        assert chat(url, {**token(server), "X-Api-Key": KEY}) == 200
         assert "General/auth = gateway" not in it.console
 
 
