@@ -49,6 +49,7 @@ class EngineScrape:
         from common.telemetry.prometheus import parse_or_none, render_parsed
 
         instance = self._instance
+        asked_at = instance.recorder.now()
         texts = await self._texts()
         parsed = await asyncio.to_thread(
             lambda: {model: parse_or_none(text) for model, text in texts.items()}
@@ -56,7 +57,7 @@ class EngineScrape:
         for model, families in parsed.items():
             tokens = tokens_of(families or ())
             if tokens is not None:
-                instance.recorder.observe_engine_tokens(model, tokens)
+                instance.recorder.observe_engine_tokens(model, tokens, asked_at)
         statuses = {model.name: model.status for model in instance.models}
         return await asyncio.to_thread(
             render_parsed,

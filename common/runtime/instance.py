@@ -252,6 +252,7 @@ class Instance:
         try:
             engine = await self._preparation.install(self.models)
             self.engine = engine
+            self.recorder.has_engine_counters = engine.metrics_path is not None
             await self._preparation.check(engine, self.models)
         except (asyncio.CancelledError, FetchCancelledError):
             return  # the instance ends

@@ -247,11 +247,14 @@ class Reporting:
             or self._counted.get(model.name) == seen
         ):
             return
+        asked_at = self._instance.recorder.now()
         try:
-            tokens = parse_engine_tokens(await gateway.engine_text(model.name, path, timeout_s))
+            text = await gateway.engine_text(model.name, path, timeout_s)
+            # That of vLLM is long enough to hold up a stream.
+            tokens = await asyncio.to_thread(parse_engine_tokens, text)
         except (EngineCrashError, ValueError):
             return  # the engine is busy or gone; its totals are read next time
         if tokens is not None:
-            self._instance.recorder.observe_engine_tokens(model.name, tokens)
+            self._instance.recorder.observe_engine_tokens(model.name, tokens, asked_at)
         if not requests.in_flight:
             self._counted[model.name] = seen

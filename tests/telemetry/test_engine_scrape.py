@@ -92,14 +92,18 @@ async def test_a_client_that_leaves_does_not_end_the_scrape_of_another(tmp_path:
         check_exposition(body.decode())
 
 
-async def test_an_engine_without_metrics_is_not_asked(tmp_path: Path) -> None:
+async def test_an_engine_without_metrics_is_not_asked_and_its_tokens_are_those_of_the_requests(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(b"GGUF" + b"\0" * 60)
     app = StubApp({}, installed={"metrics_path": None})
     async with serving(app, tmp_path, {"m": str(path)}) as it:
         await it.ready("m")
+        await it.chat("m")
         text = await scrape(it)
         assert values(text, "clearml_deploy_engine_scrape_success") == {}
+        assert values(text, "clearml_deploy_generated_tokens")["m"] > 0
 
 
 async def test_loads_and_stops_are_counted_as_moves(tmp_path: Path) -> None:

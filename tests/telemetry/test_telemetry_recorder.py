@@ -140,6 +140,38 @@ def test_tokens_after_the_last_reading_of_an_engine_are_made_up_for(
     assert (totals.prompt_tokens, totals.generated_tokens) == (5 + 3 + 1, 4 + 4 + 1)
 
 
+def test_a_reading_that_was_overtaken_is_no_restart(recorder: Recorder, clock: Clock) -> None:
+    asked_at = clock.now
+    clock.now += 1
+    recorder.observe_engine_tokens("a", EngineTokens(20, 20), clock.now)
+    clock.now += 1
+    recorder.observe_engine_tokens("a", EngineTokens(10, 10), asked_at)
+    totals = recorder.snapshot().models["a"]
+    assert (totals.prompt_tokens, totals.generated_tokens) == (20, 20)
+
+
+def test_a_reading_of_an_engine_that_has_ended_counts_no_more(
+    recorder: Recorder, clock: Clock
+) -> None:
+    recorder.observe_engine_tokens("a", EngineTokens(20, 20))
+    asked_at = clock.now
+    clock.now += 1
+    recorder.engine_ended("a")
+    recorder.observe_engine_tokens("a", EngineTokens(25, 25), asked_at)
+    recorder.observe_engine_tokens("a", EngineTokens(1, 2))
+    totals = recorder.snapshot().models["a"]
+    assert (totals.prompt_tokens, totals.generated_tokens) == (21, 22)
+
+
+def test_usage_stands_in_for_engines_that_count_no_tokens(recorder: Recorder) -> None:
+    recorder.has_engine_counters = False
+    answered(recorder)
+    recorder.engine_ended("a")
+    answered(recorder)
+    totals = recorder.snapshot().models["a"]
+    assert (totals.prompt_tokens, totals.generated_tokens) == (6, 8)
+
+
 @settings(deadline=None)
 @given(
     st.lists(
