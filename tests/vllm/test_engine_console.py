@@ -74,8 +74,8 @@ def test_requests_are_logged_on_demand_and_their_prompts_are_cut(
         shown = re.findall(r"details: prompt: '([^']*)'", instance.console)
         # Whoever asks for these is not told of the questions that this program asks.
         assert "GET /health" not in instance.console
-    assert [len(prompt) for prompt in shown] == [17]
-    assert PROMPT not in instance.console
+        assert [len(prompt) for prompt in shown] == [17]
+        assert PROMPT not in instance.console
 
 
 @pytest.mark.parametrize("version", VERSIONS)
