@@ -33,6 +33,8 @@ class RunningView:
         self._settings = settings
         self._console = console
         self._history = History()
+        # Made of the history when somebody looks, and kept until it has a new point.
+        self._charts: dict[str, Any] | None = None
         self._next_tick = 0.0
         # Also read by whoever reports to ClearML.
         self.memory = EngineMemory()
@@ -61,7 +63,8 @@ class RunningView:
         self._next_tick = now + EVERY_S
         await count_tokens()
         await self.memory.read(self._instance.models)
-        self._history.tick(self._instance.recorder.snapshot(), self.memory.models)
+        if self._history.tick(self._instance.recorder.snapshot(), self.memory.models):
+            self._charts = None
 
     def state(self) -> dict[str, Any]:
         """Return what the page shows of the instance."""
@@ -69,6 +72,8 @@ class RunningView:
         now = time.monotonic()
         activity = instance.activity()
         access = instance.access
+        if self._charts is None:
+            self._charts = self._history.series()
         return {
             "instance": {
                 "app": instance.app_title,
@@ -85,7 +90,7 @@ class RunningView:
                 and not access.is_generated,
             },
             "models": {model.name: self._model(model) for model in instance.models},
-            "charts": self._history.series(),
+            "charts": self._charts,
         }
 
     def console(self, after: int) -> dict[str, Any]:
