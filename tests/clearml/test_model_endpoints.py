@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import pytest
-
-from common.local_server import LocalServer, RunningServer, ServerOptions, dispatch
+from common.local_server import RunningServer
 from common.local_server.call import SERVING, Call
 from common.local_server.services import serving
 from common.local_server.wire import CallError, JsonDict
+from tests.clearml.own_server import Change, server_in_this_process
 from tests.clearml.reporter import reporting
 
 URL = "http://127.0.0.1:8800/of-this-file/v1"
@@ -88,47 +83,6 @@ def test_a_row_that_failed_goes_and_the_others_stay(
         assert loading(clearml_server) == ["task-2"]
         assert reporter.finish("failed", 30.0)
         assert loading(clearml_server) == []
-
-
-@contextmanager
-def server_in_this_process(folder: Path) -> Iterator[RunningServer]:
-    """A real server whose services a test may change."""
-    loop = asyncio.new_event_loop()
-    server = LocalServer(folder, ServerOptions(api_port=0, files_port=0))
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        credentials = asyncio.run_coroutine_threadsafe(server.start(), loop).result(30)
-        yield RunningServer(
-            data_dir=folder,
-            api_url=server.addresses.api_url,
-            files_url=server.addresses.files_url,
-            config_file=folder / "clearml.conf",
-            access_key=credentials.access_key,
-            secret_key=credentials.secret_key,
-            pid=0,
-        )
-        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(30)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-Services = dict[str, Any]
-Change = Callable[[Services], None]
-
-
-@pytest.fixture
-def changed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Change], None]:
-    """Change the services of servers in this process."""
-
-    def change(how: Change) -> None:
-        services = dict(dispatch.SERVICES)
-        how(services)
-        monkeypatch.setattr(dispatch, "SERVICES", MappingProxyType(services))
-
-    return change
 
 
 def test_a_server_without_the_table_is_asked_once_and_left_alone(

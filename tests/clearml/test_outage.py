@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from common.local_server import RunningServer, start_background, stop
+from common.local_server import RunningServer, dispatch, start_background, stop
+from common.local_server.call import Call
+from common.local_server.wire import JsonDict
+from tests.clearml.own_server import Change, server_in_this_process
 from tests.clearml.reporter import Reporter, reporting
 from tests.fixtures_clearml import traffic_file
 
@@ -228,3 +232,48 @@ def test_an_offline_instance_records_its_points_and_plots(
     (plot,) = [event for event in events if event.get("type") == "plot"]
     assert plot["metric"] == "Models"
     assert json.loads(plot["plot_str"])["data"] == [{"type": "table"}]
+
+
+@pytest.mark.parametrize("endpoint", ["events.add_batch", "tasks.edit_hyper_params"])
+def test_a_server_in_trouble_gets_everything_when_it_is_over(
+    endpoint: str, tmp_path: Path, changed: Callable[[Change], None]
+) -> None:
+    """As a database that is down behind a server that answers."""
+    service, _, action = endpoint.partition(".")
+    is_broken = threading.Event()
+    working = dispatch.SERVICES[service][action]
+
+    def troubled(call: Call) -> JsonDict:
+        if is_broken.is_set():
+            raise RuntimeError("no database")
+        return working(call)
+
+    handlers = {**dispatch.SERVICES[service], action: troubled}
+    changed(lambda services: services.update({service: handlers}))
+    with server_in_this_process(tmp_path / "server") as server, reporting(server, tmp_path) as it:
+        assert it.flush(30)
+        is_broken.set()
+        it.hour(3, 15, 1)
+        it.status({"status": "idle"})
+        until_away(it)
+        is_broken.clear()
+        assert it.flush(60)
+        with server.client() as client:
+            task = client.call("tasks.get_by_id", task=it.id())["task"]
+        assert task["hyperparams"]["Status"]["status"]["value"] == "idle"
+        assert [event["iter"] for event in load_events(server, it.id())] == [15, 30, 45]
+
+
+def test_a_task_that_is_gone_is_told_once_and_nothing_piles_up(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    with reporting(server, tmp_path) as reporter:
+        assert reporter.flush(30)
+        with server.client() as client:
+            client.call("tasks.delete", task=reporter.id(), force=True)
+        for _ in range(3):
+            reporter.hour(1, 15, 1)
+            assert reporter.flush(30)
+        lines, _ = reporter.said()
+        assert len(lines) == 1
+        assert "events.add_batch" in lines[0]
