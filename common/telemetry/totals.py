@@ -167,7 +167,8 @@ class EngineCounters:
 
     What an engine generated between its last reading and its end is in no reading. It is made up
     for by the usage of the requests that arrived after that reading and were answered before the
-    end. What cannot be had: the tokens of answers that the end cut off, and of requests that were
+    end; there a prompt counts with its cached tokens, which llama.cpp's counter leaves out. What
+    cannot be had: the tokens of answers that the end cut off, and of requests that were
     running when the last reading was taken.
     """
 

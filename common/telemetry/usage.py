@@ -33,6 +33,8 @@ _NAMES = (
     *("prompt_n", "predicted_n"),
 )
 
+_INPUTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+
 # As llama.cpp and vLLM write it, the former first: three times as fast as to parse the object.
 _match_usual = re.compile(
     rb'"usage":\{"(?:completion_tokens":(\d{1,15}),"prompt_tokens":(\d{1,15})'
@@ -142,8 +144,9 @@ def _last_object(data: bytes, key: bytes) -> dict[str, Any] | None:
 
 
 def _counts(found: dict[str, Any]) -> tuple[int, int]:
+    # Anthropic's input_tokens are those that came from no cache; OpenAI's include the others.
     return (
-        _number(found, "prompt_tokens") or _number(found, "input_tokens"),
+        _number(found, "prompt_tokens") or sum(_number(found, name) for name in _INPUTS),
         _number(found, "completion_tokens") or _number(found, "output_tokens"),
     )
 

@@ -104,6 +104,18 @@ def vllm_chat(content: str = "Hi") -> dict[str, Any]:
             {"type": "message", "usage": {"input_tokens": 12, "output_tokens": 9}},
             exact(12, 9),
         ),
+        (
+            {
+                "type": "message",
+                "usage": {
+                    "cache_read_input_tokens": 7,
+                    "cache_creation_input_tokens": 2,
+                    "input_tokens": 3,
+                    "output_tokens": 9,
+                },
+            },
+            exact(12, 9),
+        ),
         ({"content": "Hi", "tokens_predicted": 9, "timings": LLAMACPP_TIMINGS}, exact(12, 9)),
         (
             {"object": "list", "data": [], "usage": {"prompt_tokens": 4, "total_tokens": 4}},
@@ -114,8 +126,8 @@ def vllm_chat(content: str = "Hi") -> dict[str, Any]:
         ({"usage": {"prompt_tokens": "12", "completion_tokens": True}}, exact(0, 0)),
     ],
     ids=[
-        *("llamacpp-chat", "vllm-chat", "responses", "messages", "llamacpp-native", "embeddings"),
-        *("no-usage", "null-usage", "no-numbers"),
+        *("llamacpp-chat", "vllm-chat", "responses", "messages", "messages-cached"),
+        *("llamacpp-native", "embeddings", "no-usage", "null-usage", "no-numbers"),
     ],
 )
 def test_usage_of_a_whole_answer(answer: dict[str, Any], expected: RequestUsage) -> None:
@@ -178,6 +190,15 @@ def test_a_messages_stream_names_the_prompt_at_its_beginning() -> None:
     stop = event({"type": "message_stop"}, "message_stop")
     pieces = [MESSAGE_START, BLOCK_START, *BLOCK_DELTAS, delta, stop]
     assert usage_of(pieces, is_stream=True) == exact(12, 9)
+
+
+def test_a_messages_stream_of_llamacpp_with_a_cached_prompt() -> None:
+    usage = {"cache_read_input_tokens": 31, "input_tokens": 1, "output_tokens": 0}
+    start = event({"type": "message_start", "message": {"usage": usage}}, "message_start")
+    delta = event({"type": "message_delta", "usage": {"output_tokens": 9}}, "message_delta")
+    assert usage_of([start, *BLOCK_DELTAS, delta], is_stream=True) == exact(32, 9)
+    # Seen with an answer that began with an emoji: no first event, so no count of the prompt.
+    assert usage_of([*BLOCK_DELTAS, delta], is_stream=True) == exact(0, 9)
 
 
 @pytest.mark.parametrize("deltas", [0, 1, 9])
