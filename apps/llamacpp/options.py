@@ -32,7 +32,9 @@ class LlamaCppModel(ModelOptions):
         placeholder="--ctx-size 8192 --temp 0.7",
     )
     verbose: bool | None = option(
-        "Verbose", flag="--verbose", help="Detailed logging of the engine."
+        "Verbose",
+        flag="--verbose",
+        help="Detailed logging of the engine, each request and parts of prompts among it.",
     )
     no_mmap: bool | None = option(
         "No MMAP",
@@ -421,7 +423,8 @@ class LlamaCppGeneral(DebugOptions, CudaMemoryOptions, OffloadOptions):
 
     disable_logs: bool | None = option(
         "Disable Logs",
-        help="Leave the engine's own output out of the console; errors still appear.",
+        help="Leave the engine's own output out of the console. Its errors still appear, and what happens to "
+        "the models.",
     )
     engine: EngineChoice | None = option(
         "Engine",

@@ -111,7 +111,8 @@ class VllmGeneral(EngineVersionOptions, DebugOptions, CudaMemoryOptions):
         "Max Log Length",
         flag="--max-log-len",
         ge=0,
-        help="Characters or token IDs of a prompt that are logged. Empty: all.",
+        help="Characters or token IDs of a prompt that are logged, where requests are (Disable log requests: "
+        "false). Newer versions log prompts at the level DEBUG only. Empty: all.",
     )
     device: Literal["auto", "cuda", "neuron", "cpu", "openvino", "tpu", "xpu", "hpu"] | None = (
         option(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,10 @@ from common.errors import ControlPlaneError, RefusedError, ServerAwayError
 
 # A few quick tries bridge a restart of the server; longer outages are the caller's to wait out.
 _LOGIN_TIMEOUT_S = 20.0
+# To connect, and for the next byte of the answer.
+_ANSWER_TIMEOUTS_S = (5.0, 30.0)
+# What the SDK says when the server, or a proxy in front of it, has no answer to a login now.
+_NO_LOGIN_NOW = re.compile(r"\(error (5\d\d|429) from")
 _RETRIES = {"total": 3, "connect": 3, "read": 3, "backoff_factor": 0.3, "backoff_max": 3.0}
 
 
@@ -43,6 +48,18 @@ class ClearMLApi:
 
         web = str(Session.get_app_server_host()).rstrip("/")
         return f"{web}/projects/{project_id or '*'}/experiments/{task_id}/output/log"
+
+    def feature_set(self) -> str:
+        """What the server offers: ``basic``, ``advanced``, as its login token says.
+
+        Raises:
+            ServerAwayError: It cannot be reached.
+            ControlPlaneError: It refuses the credentials.
+        """
+        self._connected()
+        from clearml.backend_api.session import Session
+
+        return str(Session.feature_set)
 
     def connect(self) -> None:
         """Log in now, to learn within seconds whether the server is there.
@@ -153,7 +170,11 @@ class _Login(threading.Thread):
         from clearml.backend_api.session import Session
 
         try:
-            self.session = Session(http_retries_config=dict(_RETRIES))
+            session: Any = Session(http_retries_config=dict(_RETRIES))
+            # The SDK's own would wait five minutes for an answer, and as long again at each retry.
+            session._session_timeout = _ANSWER_TIMEOUTS_S
+            session._write_session_timeout = _ANSWER_TIMEOUTS_S
+            self.session = session
         except Exception as error:  # noqa: BLE001 - the SDK's login errors derive from Exception alone
             self.error = error
 
@@ -162,7 +183,8 @@ def _login_error(host: str, error: Exception) -> ControlPlaneError:
     """Tell a server that is away from one that refuses; the SDK wraps both into one class."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     # The wrapped error of requests is only there as text.
-    if isinstance(error, (requests.RequestException, OSError)) or "HTTPConnection" in text:
+    is_away = isinstance(error, (requests.RequestException, OSError)) or "HTTPConnection" in text
+    if is_away or _NO_LOGIN_NOW.search(text):
         return ServerAwayError(
             f"The ClearML server {host} cannot be reached. Check that it runs and that clearml.conf names it."
         )

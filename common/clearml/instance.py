@@ -15,7 +15,7 @@ from common.clearml.events import EventBacklog, Point
 from common.clearml.model_endpoints import EndpointEntry, ModelEndpoints
 from common.clearml.outbox import Outbox
 from common.clearml.task import OpenTask
-from common.errors import RefusedError, ServerAwayError
+from common.errors import ControlPlaneError, RefusedError
 
 STATUS_SECTION = "Status"
 # In the task table of the open-source UI, which can sort by user properties but not by parameters.
@@ -170,8 +170,8 @@ class InstanceTask:
     def _send_events(self) -> None:
         try:
             self._events.send(self.id, self._api.post_events)
-        except RefusedError as error:
-            if error.status == 400:  # no such task any more, or it is published: no later try helps
+        except ControlPlaneError as error:
+            if _is_for_good(error):
                 self._events.drop_all()
             raise
         lost = self._events.take_lost()
@@ -186,9 +186,11 @@ class InstanceTask:
             items = [item for item in items if item["section"] != "properties"]
         try:
             self._write_items(items, "none")
-        except ServerAwayError:
-            with self._lock:
-                self._unsent = {**batch, **self._unsent}
+        except ControlPlaneError as error:
+            # A refusal that concerns the task is for good; others, of the credentials say, may pass.
+            if not _is_for_good(error):
+                with self._lock:
+                    self._unsent = {**batch, **self._unsent}
             raise
 
     def _write_items(self, items: list[dict[str, str]], replace: str) -> None:
@@ -205,6 +207,11 @@ class InstanceTask:
             replace_hyperparams=replace,
             force=True,  # the parameters of a running task are locked without it
         )
+
+
+def _is_for_good(error: ControlPlaneError) -> bool:
+    """Whether no later try helps: the task is gone or published, or the call is wrong."""
+    return isinstance(error, RefusedError) and error.status == 400
 
 
 def _drop(_: object) -> None:

@@ -43,6 +43,12 @@ class OpenTask:
         """All hyperparameters, ``Section/name`` to string."""
         return {path: "" if v is None else str(v) for path, v in self.sdk.get_parameters().items()}
 
+    def configuration(self, name: str) -> str:
+        """The text of one of the task's configuration objects; empty when it has no such one."""
+        if self.mode == "offline":
+            return ""
+        return str(self.sdk.get_configuration_object(name) or "")
+
     def set_offline_parameters(self, parameters: Mapping[str, str]) -> None:
         """Write hyperparameters where no server keeps them."""
         self.sdk.update_parameters(dict(parameters))
@@ -62,6 +68,24 @@ class OpenTask:
         """
         if self.mode != "offline":
             self.sdk.register_abort_callback(callback, callback_execution_timeout=timeout_s)
+
+    def request_endpoint(self, port: int, static_route: str | None) -> None:
+        """Ask the server for a route of its application gateway to this process.
+
+        It is the gateway that grants it, later, by the task's runtime properties. Blocks for as long as
+        the server is away.
+
+        Args:
+            port: Where this process listens.
+            static_route: Name of a route that an administrator made; None: one of the task's own.
+
+        Raises:
+            ControlPlaneError: The server has no such route, or no gateway; in its words.
+        """
+        with _told("The ClearML server refused the route"):
+            self.sdk.request_external_endpoint(
+                port=port, protocol="http", wait=False, static_route=static_route
+            )
 
     def flush(self, timeout_s: float) -> None:
         """Send what the SDK has queued: console lines and the machine's points.

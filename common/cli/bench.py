@@ -25,7 +25,8 @@ def bench(name: str, arguments: tuple[str, ...]) -> None:
       clearml-deploy bench instance --help
     """
     folder = _ROOT / "benchmarks"
-    known = sorted(path.stem for path in folder.glob("*.py") if _is_program(path))
+    files = (*folder.glob("*.py"), *folder.glob("*/__main__.py"))
+    known = sorted(_name(path) for path in files if _is_program(path))
     if not known:
         raise UserError(
             f"There are no benchmarks in {folder}: run this from a clone of the repository."
@@ -35,6 +36,10 @@ def bench(name: str, arguments: tuple[str, ...]) -> None:
         sys.exit(0 if name in ("", "--help", "-h") else 2)
     done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *arguments], cwd=_ROOT)
     sys.exit(done.returncode)
+
+
+def _name(path: Path) -> str:
+    return path.parent.name if path.stem == "__main__" else path.stem
 
 
 def _is_program(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""``clearml-deploy docs``: the pages that are derived from the declarations of the options."""
+"""``clearml-deploy docs``: pages, and parts of them, that are derived from declarations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from common.cli.inputs import APP_NAMES, load_app
 from common.errors import UserError
 from common.forms.schema import render_schema
 from common.options.reference_docs import render_options
+from common.telemetry.reference_docs import BEGIN, END, with_table
 
+_METRICS_PAGE = "telemetry.md"
 _FOLDER = Path(__file__).resolve().parents[2] / "docs"
 _FOLDER_OPTION = click.option(
     "--folder",
@@ -78,7 +80,14 @@ def _pages(folder: Path) -> dict[str, str]:
         f"export.schema.{name}.json": render_schema(name, app.title, app.settings)
         for name, app in apps.items()
     }
-    return options | schemas
+    return options | schemas | {_METRICS_PAGE: _metrics_page(folder / _METRICS_PAGE)}
+
+
+def _metrics_page(path: Path) -> str:
+    """The page as it is, but for its table."""
+    is_there = path.is_file()
+    page = path.read_text(encoding="utf-8") if is_there else f"# Telemetry\n\n{BEGIN}\n{END}\n"
+    return with_table(page)
 
 
 def _is_current(path: Path, text: str) -> bool:

@@ -18,6 +18,7 @@ from common.cli.errors import ErrorsEndIt
 
 if TYPE_CHECKING:
     from common.local_server import RunningServer
+    from common.local_server.app import RouterMode
 
 _LOOPBACK = "127.0.0.1"
 _EPILOG = "It stands in for a ClearML server on one machine; see docs/local-server.md."
@@ -52,6 +53,16 @@ def local() -> None:
 @click.option("--files-port", type=click.IntRange(0, 65535), help="File port; the next free one.")
 @click.option("--advanced", is_flag=True, help="Offer the advanced feature set's endpoints.")
 @click.option("--route", "routes", multiple=True, help="Static route (with --advanced).")
+@click.option(
+    "--router",
+    type=click.Choice(["strip", "keep", "off"]),
+    default="strip",
+    show_default=True,
+    help="Whether the router takes a route's part off the path; off: none (with --advanced).",
+)
+@click.option(
+    "--router-port", type=click.IntRange(0, 65535), help="Router port; the next free one."
+)
 @click.option("--agent/--no-agent", default=True, help="Run an agent too.", show_default=True)
 @click.option("--queue", default="default", show_default=True, help="The agent's queue.")
 @click.option("--foreground", is_flag=True, help="The server alone, until Ctrl-C.")
@@ -63,6 +74,8 @@ def up(
     files_port: int | None,
     advanced: bool,
     routes: tuple[str, ...],
+    router: RouterMode,
+    router_port: int | None,
     agent: bool,
     queue: str,
     foreground: bool,
@@ -81,7 +94,7 @@ def up(
     if foreground:
         from common.local_server.app import ServerOptions
 
-        options = ServerOptions(host, api_port, files_port, advanced, routes)
+        options = ServerOptions(host, api_port, files_port, advanced, routes, router, router_port)
         _serve_in_foreground(data_dir, options)
         return
     server = start_background(
@@ -91,6 +104,8 @@ def up(
         files_port=files_port,
         advanced=advanced,
         routes=routes,
+        router=router,
+        router_port=router_port,
         agent_queue=queue if agent else None,
     )
     if agent:
@@ -221,6 +236,7 @@ def _as_dict(server: RunningServer) -> dict[str, Any]:
     return {
         "data_dir": str(server.data_dir),
         "api_url": server.api_url,
+        "router_url": server.router_url,
         "files_url": server.files_url,
         "config_file": str(server.config_file),
         "environment": dict(server.environment),
@@ -253,6 +269,8 @@ def _state(server: RunningServer) -> dict[str, Any]:
 def _print_server(server: RunningServer) -> None:
     click.echo(f"API      {server.api_url}")
     click.echo(f"Files    {server.files_url}")
+    if server.router_url:
+        click.echo(f"Router   {server.router_url}")
     click.echo(f"Config   {server.config_file}")
     if server.agent_pid:
         click.echo(f"Agent    {server.worker} on queue {server.agent_queue}")

@@ -30,6 +30,7 @@ _COMMANDS = {
     "open": ("common.cli.instances", "The page of an instance's task, or its own."),
     "key": ("common.cli.tasks", "Print the API key of an instance."),
     "keys": ("common.cli.keys", "Further API keys in a key file."),
+    "token": ("common.cli.token", "Print a ClearML token, for instances that ask for one."),
     "docs": ("common.cli.docs", "Write or check the pages derived from the options."),
     "forms": ("common.cli.forms", "The launch forms of servers that have application forms."),
     "bench": ("common.cli.bench", "The benchmarks of a checkout."),

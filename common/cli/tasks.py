@@ -35,6 +35,7 @@ def key(task_id: str) -> None:
             )
         if not found:
             raise UserError(
-                f"The task {task_id} has no key: it ended before it served, or has General/auth = none."
+                f"The task {task_id} has no key: it ended before it served, or its General/auth asks for none. "
+                "With General/auth = clearml, `clearml-deploy token` prints what it asks for."
             )
     click.echo(found)

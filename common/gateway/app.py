@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from common.errors import InternalError
 from common.gateway.auth import Authenticator
@@ -30,6 +30,7 @@ class Gateway:
         admin: Operations behind ``/admin``; None: there are none.
         log: Gets one line per event worth a person's attention.
         view: What the page and the metrics show of the instance; None: only what the gateway knows.
+        access: Gets one line per request; None: nobody wants them.
 
     Raises:
         ConfigurationError: Two names of models or adapters are equal or clash.
@@ -44,6 +45,7 @@ class Gateway:
         admin: AdminOperations | None,
         log: Callable[[str], None],
         view: InstanceView | None = None,
+        access: Callable[[str], None] | None = None,
     ) -> None:
         self._settings = settings
         self._log = log
@@ -54,7 +56,7 @@ class Gateway:
         )
         self._own = OwnRoutes(settings, models, routes, authenticator, recorder, admin, view)
         self._proxy = ModelProxy(
-            settings, models, routes, authenticator, recorder, self._own.secret_of, log
+            settings, models, routes, authenticator, recorder, self._own.secret_of, log, access
         )
         self._own.proxy = self._proxy
         self._server = GatewayServer(self._proxy, self._own)
@@ -79,6 +81,14 @@ class Gateway:
             return self._settings.public_url.rstrip("/")
         scheme = "https" if self._settings.tls else "http"
         return f"{scheme}://{reachable_host(self._settings.host)}:{self.port}"
+
+    def publish(self, url: str) -> None:
+        """Tell clients this URL from now on, such as that of a route which a gateway in front granted.
+
+        Paths below the URL's own path lead here as well.
+        """
+        self._settings.public_url = url
+        self._proxy.accept_prefix(urlsplit(url).path)
 
     def url_for(self, model: str) -> str:
         """Return the OpenAI base URL of one model."""

@@ -251,12 +251,17 @@ class Sessions:
 
 
 def secret_from_headers(headers: Mapping[str, str]) -> str | None:
-    """Return the key of ``Authorization: Bearer`` or ``X-Api-Key``; None when there is neither."""
+    """Return the key of ``X-Api-Key`` or ``Authorization: Bearer``; None when there is neither.
+
+    With both, the latter may be meant for a gateway in front, which passes it on.
+    """
+    if key := headers.get("X-Api-Key"):
+        return key
     authorization = headers.get("Authorization", "")
     scheme, _, value = authorization.partition(" ")
     if scheme.lower() == "bearer" and value.strip():
         return value.strip()
-    return headers.get("X-Api-Key") or None
+    return None
 
 
 def refuse_unknown(secret: str | None) -> RequestError:

@@ -358,6 +358,8 @@ class Exchange(ClientReply):
             return
         self.is_over = True
         usage = self.record.close(outcome, status)
+        if self._proxy.access is not None:
+            self._proxy.tell(self.head, self.record, status, self._request_id)
         identity = self.identity
         if identity is not None:
             if self._is_limited:

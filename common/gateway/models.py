@@ -112,7 +112,7 @@ class ServedModel:
     cancel_on_disconnect: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass
 class GatewaySettings:
     """How the gateway serves.
 
@@ -121,7 +121,8 @@ class GatewaySettings:
         ports: Candidates in order; the first free one is taken.
         max_body_bytes: A larger request body is answered with 413.
         load_wait_s: How long a request waits for its model to load or wake.
-        public_url: What clients should use instead of this machine's address and port.
+        public_url: What clients should use instead of this machine's address and port. The only one
+            that changes while the gateway serves, by `Gateway.publish`: nobody may keep it.
         task_id: ClearML task, for the page.
         instance_name: Name of the instance, for the page.
         heartbeat_after_s: A waiting stream gets its first SSE comment after so long.

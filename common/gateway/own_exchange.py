@@ -13,7 +13,7 @@ from common.gateway.http.incoming_body import IncomingBody
 from common.gateway.http.request import RequestHead
 from common.gateway.proxy import ModelProxy
 from common.gateway.routing import Own
-from common.telemetry.recorder import CLIENT_CLOSED_STATUS, Outcome, RequestRecord
+from common.telemetry.recorder import CLIENT_CLOSED_STATUS, Outcome
 
 Respond = Callable[[OwnRequest, Own], Awaitable[Answer]]
 
@@ -37,7 +37,10 @@ class Refused:
 
     def start(self) -> None:
         """Send it."""
-        self._proxy.send_answer(self._connection, self._head, self.body, self._answer)
+        head = self._head
+        self._proxy.send_answer(self._connection, head, self.body, self._answer)
+        record = self._proxy.recorder.open()
+        self._proxy.tell(head, record, self._answer.status, head.request_id)
 
     def client_left(self) -> None:
         """Nothing was begun."""
@@ -56,7 +59,7 @@ class OwnExchange:
         body: The request's.
         respond: Makes the answer.
         own: What is asked for.
-        record: Its telemetry; None: it is not counted.
+        is_counted: Whether the telemetry counts it.
     """
 
     def __init__(
@@ -67,7 +70,8 @@ class OwnExchange:
         body: IncomingBody,
         respond: Respond,
         own: Own,
-        record: RequestRecord | None = None,
+        *,
+        is_counted: bool = False,
     ) -> None:
         self._proxy = proxy
         self._connection = connection
@@ -75,7 +79,8 @@ class OwnExchange:
         self.body = body
         self._respond = respond
         self._own = own
-        self._record = record
+        self._record = proxy.recorder.open()
+        self._is_counted = is_counted
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -84,8 +89,7 @@ class OwnExchange:
 
     def client_left(self) -> None:
         """Give up, operations included: they go on by themselves."""
-        if self._record is not None:
-            self._record.close(Outcome.CLIENT_CLOSED, CLIENT_CLOSED_STATUS)
+        self._end(Outcome.CLIENT_CLOSED, CLIENT_CLOSED_STATUS)
         if self._task is not None:
             self._task.cancel()
 
@@ -102,16 +106,21 @@ class OwnExchange:
                     f"{type(error).__name__}: {error}"
                 )
             answer = answer_for(error).answer()
-        if self._record is not None:
-            self._record.close(Outcome.REFUSED, answer.status)
-        if not self._connection.is_gone:
-            self._proxy.send_answer(self._connection, self._head, self.body, answer)
+        if self._connection.is_gone:
+            return
+        self._proxy.send_answer(self._connection, self._head, self.body, answer)
+        self._end(Outcome.REFUSED, answer.status)
+
+    def _end(self, outcome: Outcome, status: int) -> None:
+        if self._is_counted:
+            self._record.close(outcome, status)
+        self._proxy.tell(self._head, self._record, status, self._head.request_id)
 
     async def _request(self) -> OwnRequest:
         parts: list[bytes] = []
         size = 0
         # Only a form is of use; whatever else comes is skipped or ends the connection.
-        while self._own.route == "page" and self._head.method == b"POST" and self._record is None:
+        while self._own.route == "page" and not self._is_counted and self._head.method == b"POST":
             piece = await self.body.read()
             parts.append(piece)
             size += len(piece)

@@ -19,6 +19,7 @@ from common.gateway.models import AdminOperations, GatewaySettings, InstanceView
 from common.gateway.page.routes import PageRequest, PageRoutes
 from common.gateway.page.sign_in import SignIn
 from common.gateway.routing import Own, RouteTable
+from common.telemetry.names import CONTENT_TYPE
 from common.telemetry.recorder import Recorder
 
 
@@ -58,7 +59,7 @@ class OwnRoutes:
         self._recorder = recorder
         self._admin = admin
         self._view = view
-        self._sign_in = SignIn(settings.task_id, settings.public_url)
+        self._sign_in = SignIn(settings.task_id, lambda: settings.public_url)
         self._page = PageRoutes(
             settings,
             models,
@@ -163,13 +164,12 @@ class OwnRoutes:
             body, content_type = await self._view.metrics()
             return Answer(200, body, content_type)
         # Imported at the first scrape: an instance that nobody scrapes does not pay for it.
-        from common.telemetry.prometheus import CONTENT_TYPE, PrometheusExporter
+        from common.telemetry.prometheus import render_metrics
 
-        exporter = PrometheusExporter(
-            self._recorder.snapshot,
-            lambda: {name: model.upstream.status for name, model in self._models.items()},
+        statuses = {name: model.upstream.status for name, model in self._models.items()}
+        return Answer(
+            200, render_metrics(self._recorder.snapshot(), statuses, {}, {}), CONTENT_TYPE
         )
-        return Answer(200, exporter.render(), CONTENT_TYPE)
 
     async def _operate(self, identity: Identity, detail: str) -> Answer:
         if identity.role is not Role.ADMIN:

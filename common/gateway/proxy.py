@@ -11,6 +11,7 @@ from typing import Any
 
 from common.errors import RequestError
 from common.gateway import waiting
+from common.gateway.access_log import access_line
 from common.gateway.admission import refuse_draining
 from common.gateway.auth import Authenticator
 from common.gateway.body import too_large
@@ -26,7 +27,7 @@ from common.gateway.key_limits import KeyLimiter
 from common.gateway.models import GatewaySettings, ServedModel
 from common.gateway.routing import ByModelField, Own, RouteTable, ToModel
 from common.gateway.served_engine import ServedEngine
-from common.telemetry.recorder import Recorder
+from common.telemetry.recorder import Recorder, RequestRecord
 
 MAX_KNOWN_TARGETS = 1024
 """Clients choose their targets: what is remembered of them has to have an end."""
@@ -62,8 +63,10 @@ class ModelProxy:
         recorder: Gets one record per request.
         secret_of: Finds the key of a request, also that of the page's session.
         log: Gets a line for each engine failure.
+        access: Gets a line for each request; None: nobody wants them.
 
     Attributes:
+        access: As given.
         is_draining: Whether new requests are refused.
         is_stopping: Whether what breaks off does so because of the stop.
         date_line: The Date field of answers that have none.
@@ -78,6 +81,7 @@ class ModelProxy:
         recorder: Recorder,
         secret_of: Callable[[RequestHead], str | None],
         log: Callable[[str], None],
+        access: Callable[[str], None] | None = None,
     ) -> None:
         self.settings = settings
         self.secret_of = secret_of
@@ -85,6 +89,7 @@ class ModelProxy:
         self.authenticator = authenticator
         self.recorder = recorder
         self.log = log
+        self.access = access
         self.limiter = KeyLimiter()
         self.pools = EnginePools()
         self.engines = [ServedEngine(model, self.pools) for model in models]
@@ -126,6 +131,11 @@ class ModelProxy:
             if len(self._routes_seen) < MAX_KNOWN_TARGETS:
                 self._routes_seen[key] = route
         return route
+
+    def accept_prefix(self, path: str) -> None:
+        """Have paths below `path` lead here as well; empty: none any more."""
+        self.routes.accept_prefix(path)
+        self._routes_seen.clear()
 
     def unnamed_engine(self, route: Route) -> ServedEngine:
         """Return the one model that a request may leave unnamed.
@@ -197,12 +207,28 @@ class ModelProxy:
         out += (self.cors.lines(head.origin), b"X-Request-Id: ", request_id, b"\r\n\r\n")
         return keeps
 
+    def tell(
+        self, head: RequestHead, record: RequestRecord, status: int, request_id: bytes
+    ) -> None:
+        """Write the line of a request that ended, where somebody wants it."""
+        if self.access is not None:
+            self.access(
+                access_line(
+                    head.method.decode("latin-1"),
+                    head.target.decode("latin-1"),
+                    record.model,
+                    status,
+                    self.recorder.now() - record.arrived,
+                    request_id.decode("latin-1"),
+                )
+            )
+
     def send_answer(
         self, connection: ClientConnection, head: RequestHead, body: IncomingBody, answer: Answer
     ) -> None:
         """Send a whole answer of our own, and go on with the next request."""
         out = [self.status_lines.line(answer.status), *answer.field_lines(), self.date_line]
-        request_id = head.request_id or self.new_request_id()
+        request_id = head.request_id = head.request_id or self.new_request_id()
         keeps = self.end_head(out, connection, head, body, request_id)
         if head.method != b"HEAD":
             out.append(answer.body)

@@ -37,8 +37,9 @@ NATIVE_ROUTES = frozenset(
     }
 )
 
-# Routes below /v1 that change the engine: vLLM loads adapters there.
-REFUSED_V1_ROUTES = frozenset({"load_lora_adapter", "unload_lora_adapter"})
+# Routes below /v1 that are not for clients: vLLM loads adapters there, and llama.cpp reads and ends
+# streams there, of any client whose conversation's ID is known.
+REFUSED_V1_ROUTES = frozenset({"load_lora_adapter", "unload_lora_adapter", "stream", "streams"})
 
 OWN_ROUTES: dict[str, OwnRoute] = {
     "/": "page",
@@ -108,6 +109,17 @@ class RouteTable:
         if problems:
             raise ConfigurationError(problems)
         self._longest = max((name.count("/") + 1 for name in given), default=0)
+        self._outer = ""
+
+    def accept_prefix(self, path: str) -> None:
+        """Have paths below `path` lead here as well: a gateway in front may leave its route in them.
+
+        What is served without it comes first, so that a model of the same name stays reachable.
+
+        Args:
+            path: As in a URL; empty: none any more.
+        """
+        self._outer = path.rstrip("/")
 
     def resolve(self, method: str, raw_target: str) -> Target:
         """Return what a request is for.
@@ -119,6 +131,18 @@ class RouteTable:
         Raises:
             RequestError: 400 for path tricks, 404 for what is not served, 405 for a wrong method.
         """
+        try:
+            return self._resolve(method, raw_target)
+        except RequestError:
+            outer = self._outer
+            if not outer or not raw_target.startswith(outer):
+                raise
+            inner = raw_target[len(outer) :]
+            if inner[:1] not in ("", "/", "?"):
+                raise
+        return self._resolve(method, inner if inner.startswith("/") else f"/{inner}")
+
+    def _resolve(self, method: str, raw_target: str) -> Target:
         path, question, query = raw_target.partition("?")
         tail = question + query
         raw_parts = path.split("/")

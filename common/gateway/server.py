@@ -119,13 +119,14 @@ class GatewayServer:
             preflight = self._proxy.cors.preflight(head)
             if preflight is not None:
                 return Refused(self._proxy, connection, head, body, preflight)
-        record = self._proxy.recorder.open()
 
         async def refuse(*_: object) -> Answer:
             await self._own.identify(head)
             raise error
 
-        return OwnExchange(self._proxy, connection, head, body, refuse, Own("page"), record)
+        return OwnExchange(
+            self._proxy, connection, head, body, refuse, Own("page"), is_counted=True
+        )
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()

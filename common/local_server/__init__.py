@@ -6,8 +6,8 @@ unmodified clearml SDK and `clearml-agent` work with it.
 Public interface::
 
     start_background(data_dir: Path, *, host="127.0.0.1", api_port=None, files_port=None,
-                     advanced=False, routes=(), agent_queue: str | None = "default",
-                     record=None) -> RunningServer
+                     advanced=False, routes=(), router="strip", router_port=None,
+                     agent_queue: str | None = "default", record=None) -> RunningServer
     wait_for_agent(server: RunningServer, timeout_s=30.0) -> None
     running(data_dir: Path) -> RunningServer | None
     stop(data_dir: Path) -> bool
@@ -16,7 +16,7 @@ Public interface::
     default_data_dir() -> Path
 
     RunningServer: data_dir, api_url, files_url, config_file, access_key, secret_key, pid,
-        agent_pid, agent_queue, worker, skipped_ports, was_running, environment, client()
+        agent_pid, agent_queue, worker, skipped_ports, was_running, router_url, environment, client()
 
     LocalServer(data_dir, ServerOptions(...)): async start(), stop(), for use in one's own loop
 

@@ -10,12 +10,13 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import get_args
 
 import filelock
 import psutil
 
 from common.errors import ControlPlaneError, DeployError
-from common.local_server.app import LocalServer, ServerOptions
+from common.local_server.app import LocalServer, RouterMode, ServerOptions
 from common.local_server.data_dir import DataDir, write_private
 from common.local_server.housekeeping import trim_logs
 
@@ -60,6 +61,7 @@ def _state(server: LocalServer, options: ServerOptions) -> dict[str, object]:
         "create_time": psutil.Process().create_time(),
         "api_url": server.addresses.api_url,
         "files_url": server.addresses.files_url,
+        "router_url": server.router_url,
         "skipped_ports": list(server.skipped_ports),
         "is_advanced": options.is_advanced,
     }
@@ -74,6 +76,8 @@ def main() -> int:
     parser.add_argument("--files-port", type=int)
     parser.add_argument("--advanced", action="store_true")
     parser.add_argument("--route", action="append", default=[])
+    parser.add_argument("--router", choices=get_args(RouterMode), default="strip")
+    parser.add_argument("--router-port", type=int)
     parser.add_argument("--record", type=Path)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -83,6 +87,8 @@ def main() -> int:
         files_port=args.files_port,
         is_advanced=args.advanced,
         routes=tuple(args.route),
+        router=args.router,
+        router_port=args.router_port,
         record=args.record,
     )
     try:

@@ -6,7 +6,7 @@ import asyncio
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from aiohttp import web
 
@@ -20,15 +20,19 @@ from common.local_server.files import FileServer
 from common.local_server.ports import (
     DEFAULT_API_PORT,
     DEFAULT_FILES_PORT,
+    DEFAULT_ROUTER_PORT,
     Listener,
     advertised_host,
     listen,
 )
+from common.local_server.router import Router
 from common.local_server.wire import CallError
 
 #: The SDK sends event batches of up to 15 MB.
 MAX_BODY_BYTES: Final = 64 << 20
 _SHUTDOWN_S: Final = 2.0
+
+RouterMode = Literal["strip", "keep", "off"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,9 @@ class ServerOptions:
         files_port: Wanted port; None takes that of the last start, else 8081.
         is_advanced: Offer the advanced feature set.
         routes: Static routes of the advanced feature set.
+        router: What the router of the advanced feature set does with a route's part of the path, or
+            that there is none, so that nobody grants what tasks ask for.
+        router_port: Wanted port; None takes that of the last start, else 8010.
         record: File to which every call and answer is appended, for the schema tests.
     """
 
@@ -49,6 +56,8 @@ class ServerOptions:
     files_port: int | None = None
     is_advanced: bool = False
     routes: tuple[str, ...] = ()
+    router: RouterMode = "strip"
+    router_port: int | None = None
     record: Path | None = None
 
 
@@ -62,6 +71,7 @@ class LocalServer:
         self._dispatcher: Dispatcher | None = None
         self.skipped_ports: tuple[int, ...] = ()
         self.addresses = Addresses("", "")
+        self.router_url = ""
 
     async def start(self) -> Credentials:
         """Open the state, listen, and write both `clearml.conf` files.
@@ -71,11 +81,17 @@ class LocalServer:
         """
         self._paths.create()
         credentials = load_or_create(self._paths)
-        api, files = self._listen()
+        api, files, router = self._listen()
         self._remove_leftovers()
         options = self._options
+        host = advertised_host(options.host)
+        shown = f"[{host}]" if ":" in host else host
+        self.router_url = f"http://{shown}:{router.port}" if router else ""
         settings = ServerSettings(
-            company=credentials.company, is_advanced=options.is_advanced, routes=options.routes
+            company=credentials.company,
+            is_advanced=options.is_advanced,
+            routes=options.routes,
+            router_url=self.router_url,
         )
         self._dispatcher = await asyncio.to_thread(
             Dispatcher, self._paths.database, credentials, settings, options.record
@@ -83,11 +99,15 @@ class LocalServer:
         file_server = FileServer(self._paths.files, self._paths.incoming, self._dispatcher)
         await self._serve(self._api_application(), api)
         await self._serve(file_server.application(), files)
-        host = advertised_host(options.host)
-        shown = f"[{host}]" if ":" in host else host
+        ports = {"api": api.port, "files": files.port}
+        if router is not None:
+            to_tasks = Router(self._dispatcher, strips=options.router == "strip")
+            # Who leaves a route must not go on using the task.
+            await self._serve(to_tasks.application(), router, ends_with_client=True)
+            ports["router"] = router.port
         self.addresses = Addresses(f"http://{shown}:{api.port}", f"http://{shown}:{files.port}")
-        self.skipped_ports = api.skipped + files.skipped
-        write_private(self._paths.ports, json.dumps({"api": api.port, "files": files.port}))
+        self.skipped_ports = api.skipped + files.skipped + (router.skipped if router else ())
+        write_private(self._paths.ports, json.dumps(ports))
         write_configs(self._paths, self.addresses, credentials)
         return credentials
 
@@ -100,18 +120,20 @@ class LocalServer:
             await asyncio.to_thread(self._dispatcher.close)
             self._dispatcher = None
 
-    def _listen(self) -> tuple[Listener, Listener]:
+    def _listen(self) -> tuple[Listener, Listener, Listener | None]:
         options = self._options
         last = {}
         if self._paths.ports.exists():
             last = json.loads(self._paths.ports.read_text(encoding="utf-8"))
-        api_port = last.get("api", DEFAULT_API_PORT)
-        files_port = last.get("files", DEFAULT_FILES_PORT)
-        api = listen(options.host, api_port if options.api_port is None else options.api_port)
-        files = listen(
-            options.host, files_port if options.files_port is None else options.files_port
-        )
-        return api, files
+
+        def wanted(name: str, given: int | None, default: int) -> Listener:
+            return listen(options.host, int(last.get(name, default)) if given is None else given)
+
+        api = wanted("api", options.api_port, DEFAULT_API_PORT)
+        files = wanted("files", options.files_port, DEFAULT_FILES_PORT)
+        if not options.is_advanced or options.router == "off":
+            return api, files, None
+        return api, files, wanted("router", options.router_port, DEFAULT_ROUTER_PORT)
 
     def _remove_leftovers(self) -> None:
         """Uploads that a kill cut off."""
@@ -123,8 +145,15 @@ class LocalServer:
         app.router.add_route("*", "/{path:.*}", self._answer)
         return app
 
-    async def _serve(self, app: web.Application, listener: Listener) -> None:
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+    async def _serve(
+        self, app: web.Application, listener: Listener, *, ends_with_client: bool = False
+    ) -> None:
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            shutdown_timeout=_SHUTDOWN_S,
+            handler_cancellation=ends_with_client,
+        )
         await runner.setup()
         self._runners.append(runner)
         await web.SockSite(runner, listener.socket).start()

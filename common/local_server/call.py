@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.local_server.auth import Authenticator, User, can_read
+from common.local_server.endpoints import with_external_endpoints
 from common.local_server.event_log import EventLog
 from common.local_server.store import Store
 from common.local_server.wire import CallError, JsonDict
@@ -30,11 +31,13 @@ class ServerSettings:
         company: Id of the one company.
         is_advanced: The advanced feature set was asked for.
         routes: Static routes that the advanced set offers.
+        router_url: Address of the router that grants endpoints; empty: none answers.
     """
 
     company: str
     is_advanced: bool = False
     routes: tuple[str, ...] = ()
+    router_url: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,13 @@ class Call:
         if not isinstance(value, dict):
             raise CallError(12, f"Validation error (field {name!r}: an object is required)")
         return value
+
+    def granted(self, runtime: JsonDict, task_id: str) -> JsonDict:
+        """A task's runtime properties with the endpoints that the router grants."""
+        if not self.settings.router_url:
+            return runtime
+        settings = self.settings
+        return with_external_endpoints(runtime, task_id, settings.router_url, settings.routes)
 
     def flag(self, name: str, default: bool = False) -> bool:
         """An optional boolean of the request."""

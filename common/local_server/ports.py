@@ -11,6 +11,7 @@ from common.errors import ControlPlaneError
 
 DEFAULT_API_PORT: Final = 8008
 DEFAULT_FILES_PORT: Final = 8081
+DEFAULT_ROUTER_PORT: Final = 8010
 _TRIES: Final = 200
 _BUSY: Final = (errno.EADDRINUSE, errno.EACCES)
 
@@ -51,7 +52,7 @@ def listen(host: str, wanted: int) -> Listener:
         return Listener(listener, int(listener.getsockname()[1]), tuple(skipped))
     raise ControlPlaneError(
         f"The local server found no free port on {host} from {wanted} to {wanted + _TRIES - 1}."
-        " Choose another range with --api-port and --files-port."
+        " Choose another range with --api-port, --files-port and --router-port."
     )
 
 

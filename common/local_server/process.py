@@ -17,6 +17,7 @@ import common
 from common.errors import ControlPlaneError
 from common.local_server import agent as agents
 from common.local_server import processes
+from common.local_server.app import RouterMode
 from common.local_server.client import ServerClient
 from common.local_server.config import environment
 from common.local_server.credentials import load_or_create
@@ -44,6 +45,7 @@ class RunningServer:
         worker: The agent's name on the server, None without one.
         skipped_ports: Ports that were in use at the start.
         was_running: It was there before this call.
+        router_url: Address of the router of the advanced feature set; empty without one.
     """
 
     data_dir: Path
@@ -58,6 +60,7 @@ class RunningServer:
     worker: str | None = None
     skipped_ports: tuple[int, ...] = ()
     was_running: bool = False
+    router_url: str = ""
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -77,6 +80,8 @@ def start_background(
     files_port: int | None = None,
     advanced: bool = False,
     routes: tuple[str, ...] = (),
+    router: RouterMode = "strip",
+    router_port: int | None = None,
     agent_queue: str | None = "default",
     record: Path | None = None,
 ) -> RunningServer:
@@ -91,6 +96,8 @@ def start_background(
         files_port: As `api_port`, for the files.
         advanced: Offer the advanced feature set.
         routes: Static routes of the advanced feature set.
+        router: Whether its router strips a route's part of the path or keeps it, or is off.
+        router_port: As `api_port`, for the router.
         agent_queue: Queue for an agent, None for no agent.
         record: File that gets every call and answer (tests).
 
@@ -107,6 +114,8 @@ def start_background(
             argv += ["--files-port", str(files_port)] if files_port is not None else []
             argv += ["--advanced"] if advanced else []
             argv += [part for route in routes for part in ("--route", route)]
+            argv += ["--router", router]
+            argv += ["--router-port", str(router_port)] if router_port is not None else []
             argv += ["--record", str(record)] if record else []
             _start_server(paths, argv)
         server = _describe(paths, was_running=was_running)
@@ -235,6 +244,7 @@ def _describe(paths: DataDir, *, was_running: bool) -> RunningServer | None:
         worker=agent.worker if agent else None,
         skipped_ports=tuple(state["skipped_ports"]),
         was_running=was_running,
+        router_url=str(state.get("router_url") or ""),
     )
 
 

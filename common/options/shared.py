@@ -73,6 +73,15 @@ class GeneralOptions(OptionGroup):
         "Public URL",
         help="URL under which clients reach this instance, when it is not the worker's address and port.",
     )
+    tls_certificate_file: str | None = option(
+        "TLS Certificate File",
+        help="PEM file on the worker with the certificate to serve HTTPS with, followed by those up to its "
+        "authority's. Read again when it changes. Empty: plain HTTP.",
+    )
+    tls_key_file: str | None = option(
+        "TLS Key File",
+        help="PEM file on the worker with the private key of the TLS certificate, not encrypted.",
+    )
     drain_seconds: float = option(
         "Drain (Seconds)",
         default=30.0,
@@ -98,6 +107,10 @@ class GeneralOptions(OptionGroup):
         if any(char in _MARKUP or char.isspace() for char in self.public_url or ""):
             message = "must not contain white space or any of < > \" ' `"
             found.append(Problem(message, path="public_url", value=self.public_url))
+        if bool(self.tls_certificate_file) != bool(self.tls_key_file):
+            missing = "tls_key_file" if self.tls_certificate_file else "tls_certificate_file"
+            message = "is needed as well: HTTPS takes a certificate and its private key"
+            found.append(Problem(message, path=missing))
         return found
 
     @property

@@ -13,7 +13,15 @@ from typing import TextIO
 from common.engines.console import without_time
 from common.engines.error_lines import ErrorLines
 from common.runtime.console_ring import ConsoleRing
-from common.runtime.line_limit import DETAIL_BURST_LINES, DETAIL_LINES_PER_S, LineLimit
+from common.runtime.line_limit import (
+    ACCESS_BURST_LINES,
+    ACCESS_LINES_PER_S,
+    DETAIL_BURST_LINES,
+    DETAIL_LINES_PER_S,
+    EVENT_BURST_LINES,
+    EVENT_LINES_PER_S,
+    LineLimit,
+)
 from common.runtime.redaction import Redactor
 
 # How the supervisor marks its own lines among the engine's.
@@ -22,6 +30,8 @@ SUPERVISOR_MARK = "[engine]"
 _WAITING_LINES = 10_000
 # How often it is looked whether lines that were left out have to be told.
 _LEFT_OUT_EVERY_S = 1.0
+_KNOWN_EVENTS = 100
+_SHOWN_OF_EVENT = 100
 
 
 class Console:
@@ -50,7 +60,11 @@ class Console:
         self._writer: threading.Thread | None = None
         self._redactor = Redactor()
         self._ring = ConsoleRing()
-        self._engines: dict[str, _EngineLines] = {}
+        self._engines: dict[str, _Lines] = {}
+        self._events: dict[str, _Lines] = {}
+        self._requests = _Lines(
+            "{} of requests {} left out", LineLimit(ACCESS_BURST_LINES, ACCESS_LINES_PER_S)
+        )
         self.show_engine = True
         self.is_debug = False
 
@@ -63,6 +77,20 @@ class Console:
         text = self._redactor.clean(text)
         with self._changed:
             self._put(text)
+
+    def event(self, text: str) -> None:
+        """Write one event that may happen a hundred times at once, as when an engine dies at work.
+
+        Of events in the same words only so many are shown at a time.
+        """
+        with self._changed:
+            lines = self._events.pop(text, None) or _Lines(
+                _of_event(text), LineLimit(EVENT_BURST_LINES, EVENT_LINES_PER_S)
+            )
+            self._events[text] = lines  # the latest one last
+            while len(self._events) > _KNOWN_EVENTS:
+                self._tell_left_out(self._events.pop(next(iter(self._events))))
+            self._put_within(lines.limit, lines, text)
 
     def recent(self, after: int) -> tuple[list[str], int]:
         """The lines that came after the line of this number, of the last 500.
@@ -78,8 +106,8 @@ class Console:
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything was written; False when the reader did not take it in time."""
         with self._changed:
-            for model in self._engines:
-                self._tell_left_out(model)
+            for lines in self._sources():
+                self._tell_left_out(lines)
             return self._changed.wait_for(
                 lambda: not self._waiting and not self._is_writing, timeout_s
             )
@@ -87,12 +115,18 @@ class Console:
     def expect_detail(self, model: str) -> None:
         """Let more of a model's engine through: it was asked for detailed logging."""
         with self._changed:
-            self._engines[model] = _EngineLines(LineLimit(DETAIL_BURST_LINES, DETAIL_LINES_PER_S))
+            limit = LineLimit(DETAIL_BURST_LINES, DETAIL_LINES_PER_S)
+            self._engines[model] = _Lines(_of_engine(model), limit)
 
     def debug(self, text: str) -> None:
         """Write one event that matters in debug mode only."""
         if self.is_debug:
             self.line(text)
+
+    def access(self, text: str) -> None:
+        """Write the line of one request, of which only so many are shown at a time."""
+        with self._changed:
+            self._put_within(self._requests.limit, self._requests, text)
 
     def engine(self, model: str, text: str) -> None:
         """Write one line of an engine's own output, or of its supervisor (marked ``[engine]``).
@@ -106,25 +140,30 @@ class Console:
             text = self._redactor.clean(shown)
             with self._changed:
                 # In order: what came before it is told before it.
-                self._tell_left_out(model)
+                if model in self._engines:
+                    self._tell_left_out(self._engines[model])
                 self._put(text)
             return
         with self._changed:
-            lines = self._engines.setdefault(model, _EngineLines())
+            lines = self._engines.get(model)
+            if lines is None:
+                lines = self._engines[model] = _Lines(_of_engine(model), LineLimit())
             # Asked of every line: the lines of a traceback are told by its head.
             is_error = lines.errors.is_error(text)
-            if not self.is_debug:
-                if not (is_error or self.show_engine):
-                    return
+            if self.is_debug:
+                self._put(self._redactor.clean(f"[{model}] {text}"))
+            elif is_error or self.show_engine:
                 limit = lines.error_limit if is_error else lines.limit
-                if not limit.admits(self._clock()):
-                    self._start_writer()
-                    return
-                self._tell_left_out_in_time(model)
-                text = without_time(text)
-            self._put(self._redactor.clean(f"[{model}] {text}"))
+                self._put_within(limit, lines, f"[{model}] {without_time(text)}")
 
     # Below, the caller holds `_changed`.
+
+    def _put_within(self, limit: LineLimit, lines: _Lines, text: str) -> None:
+        if limit.admits(self._clock()):
+            self._tell_left_out_in_time(lines)
+            self._put(self._redactor.clean(text))
+        else:
+            self._start_writer()  # it tells how many there were, if nothing else comes
 
     def _put(self, text: str) -> None:
         self._ring.add(text)
@@ -140,22 +179,23 @@ class Console:
             self._writer = threading.Thread(target=self._write, name="console", daemon=True)
             self._writer.start()
 
-    def _tell_left_out_in_time(self, model: str) -> None:
-        now = self._clock()
-        lines = self._engines[model]
-        if lines.limit.is_over(now) or lines.error_limit.is_over(now):
-            self._tell_left_out(model)
+    def _sources(self) -> list[_Lines]:
+        return [*self._engines.values(), *self._events.values(), self._requests]
 
-    def _tell_left_out(self, model: str) -> None:
-        lines = self._engines.get(model)
-        count = lines.take_left_out() if lines else 0
-        if count:
-            what = "line of its engine was" if count == 1 else "lines of its engine were"
-            self._put(f"{model}: {count} {what} left out, {lines.limit.words}")
+    def _tell_left_out_in_time(self, lines: _Lines) -> None:
+        now = self._clock()
+        if lines.limit.is_over(now) or lines.error_limit.is_over(now):
+            self._tell_left_out(lines)
+
+    def _tell_left_out(self, lines: _Lines) -> None:
+        if count := lines.take_left_out():
+            what = ("1 line", "was") if count == 1 else (f"{count} lines", "were")
+            told = self._redactor.clean(lines.told.format(*what))
+            self._put(f"{told}, {lines.limit.words}")
 
     def _next_wait_s(self) -> float | None:
         """How long the writer may sleep: until somebody wakes it, unless something is to be told."""
-        is_left_out = any(lines.left_out for lines in self._engines.values())
+        is_left_out = any(lines.left_out for lines in self._sources())
         return _LEFT_OUT_EVERY_S if is_left_out else None
 
     def _write(self) -> None:
@@ -165,8 +205,8 @@ class Console:
                 self._changed.notify_all()
                 while not self._waiting:
                     self._changed.wait(self._next_wait_s())
-                    for model in self._engines:
-                        self._tell_left_out_in_time(model)
+                    for lines in self._sources():
+                        self._tell_left_out_in_time(lines)
                 text = "".join(self._waiting)
                 self._waiting.clear()
                 dropped, self._dropped = self._dropped, 0
@@ -181,13 +221,28 @@ class Console:
                 stream.flush()
 
 
-class _EngineLines:
-    """What is remembered of one engine's lines."""
+def _of_engine(model: str) -> str:
+    return f"{_plain(model)}: {{}} of its engine {{}} left out"
 
-    def __init__(self, limit: LineLimit | None = None) -> None:
+
+def _plain(text: str) -> str:
+    """A text as part of a format."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def _of_event(text: str) -> str:
+    shown = text if len(text) <= _SHOWN_OF_EVENT else f"{text[:_SHOWN_OF_EVENT]}..."
+    return f'{{}} like "{_plain(shown)}" {{}} left out'
+
+
+class _Lines:
+    """What is remembered of the lines of one source; `told` says how those that were left out are told."""
+
+    def __init__(self, told: str, limit: LineLimit) -> None:
+        self.told = told
         self.errors = ErrorLines()
+        self.limit = limit
         # Errors are not left out for the sake of what is none.
-        self.limit = limit or LineLimit()
         self.error_limit = LineLimit()
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,11 @@ from common.models.use import InUse
 from common.options.settings import ModelOptions
 from common.runtime.app import Companion
 from common.runtime.background import in_background
+from common.runtime.progress_pace import ProgressPace
 
-Say = Callable[[str], None]
+Say = Callable[[str, bool], None]
+"""Gets a line of progress, and whether it is worth a line of a log that is read later."""
+
 _CONFIG = "config.json"
 
 
@@ -80,7 +84,7 @@ class Fetching:
         if fetching is None:
             label = _label(companion)
             fetching = self._companions[key] = asyncio.create_task(
-                self._fetch(*key, lambda text: say(f"{label}: {text}"))
+                self._fetch(*key, lambda text, is_due: say(f"{label}: {text}", is_due))
             )
         try:
             # The others that wait for it must not lose it with this one.
@@ -126,8 +130,10 @@ class Fetching:
         held = InUse()
         self._in_use.append(held)
 
+        pace = ProgressPace()
+
         def progress(event: ProgressEvent) -> None:
-            say(str(event))
+            say(str(event), pace.is_due(event, time.monotonic()))
 
         return await in_background(
             fetch,

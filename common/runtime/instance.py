@@ -11,8 +11,9 @@ from common.engines.supervisor import Supervisor
 from common.errors import DeployError, EngineCrashError, InternalError, RequestError
 from common.gateway.app import Gateway
 from common.gateway.models import GatewaySettings, ServedModel
+from common.gateway.switched_auth import SwitchedAuthenticator
 from common.models.progress import FetchCancelledError
-from common.runtime.access import Access, make_access
+from common.runtime.access import Access, make_access, make_tls
 from common.runtime.app import App, InstalledEngine, ModelExtras
 from common.runtime.checking import Checked
 from common.runtime.console import SUPERVISOR_MARK, Console
@@ -46,16 +47,19 @@ class Instance:
         name: str,
         task_id: str | None,
         environ: Mapping[str, str],
+        task_keys: str = "",
     ) -> None:
         self._app = app
         self._settings = checked.settings
         self._console = console
         self._stop = stop
         self._environ = environ
+        self._task_keys = task_keys
         self._preparation = Preparation(app, checked, console, environ, self._show_progress)
         self._preparing: asyncio.Task[None] | None = None
         self._progress: dict[str, str] = {}
         self._is_ending: dict[str, bool] = {}
+        self._stopping_since: dict[str, float] = {}
         self._extras: Mapping[str, ModelExtras] = {}
         self.name = name
         self.task_id = task_id
@@ -65,6 +69,8 @@ class Instance:
         self.gateway: Gateway | None = None
         self.view: RunningView | None = None
         self.access: Access | None = None
+        # Where the way of authentication is left to whether the server grants a route.
+        self._switched: SwitchedAuthenticator | None = None
         # Set once it is ready to run: it may have to be installed first.
         self.engine: InstalledEngine | None = None
         self.failure: DeployError | None = None
@@ -99,6 +105,23 @@ class Instance:
         self.gateway = self._open_gateway()
         await self.gateway.start()
         self._preparing = asyncio.create_task(self._prepare())
+
+    def publish(self, url: str) -> None:
+        """Have clients use a route that the server's application gateway granted.
+
+        With Auth left empty the gateway is what lets clients in from now on.
+
+        Args:
+            url: Of the route.
+        """
+        assert self.gateway is not None
+        self.gateway.publish(url)
+        if self._switched is not None:
+            self.access = make_access(
+                self._settings.general, self._environ, self._console.line, has_route=True
+            )
+            self._switched.use(self.access.authenticator)
+        self.on_progress()
 
     def activity(self) -> Activity:
         """What idleness is judged by."""
@@ -192,7 +215,11 @@ class Instance:
             )
             for model in self.models
         ]
-        access = self.access = make_access(general, self._environ, self._console.line)
+        log = self._console.line
+        access = self.access = make_access(
+            general, self._environ, log, task_id=self.task_id, task_keys=self._task_keys
+        )
+        tls = make_tls(general, log)
         self._console.hide([access.key])
         settings = GatewaySettings(
             host=general.host,
@@ -202,15 +229,19 @@ class Instance:
             public_url=general.public_url,
             task_id=self.task_id,
             instance_name=self.name,
+            tls=tls.context if tls else None,
         )
+        if general.auth is None:
+            self._switched = SwitchedAuthenticator(access.authenticator)
         return Gateway(
             settings,
             served,
-            access.authenticator,
+            self._switched or access.authenticator,
             self.recorder,
             admin=self,
-            log=self._console.line,
+            log=self._console.event,
             view=self.view,
+            access=self._console.access if self._console.is_debug else None,
         )
 
     def _extras_of(self, model: HostedModel) -> ModelExtras:
@@ -221,6 +252,7 @@ class Instance:
         try:
             engine = await self._preparation.install(self.models)
             self.engine = engine
+            self.recorder.has_engine_counters = engine.metrics_path is not None
             await self._preparation.check(engine, self.models)
         except (asyncio.CancelledError, FetchCancelledError):
             return  # the instance ends
@@ -270,9 +302,23 @@ class Instance:
             self._progress[model.name] = "the engine failed and will be started again"
         if state is EngineState.READY and self.ready_at is None:
             self.ready_at = time.monotonic()
+        self._count_move(model, state)
         if state is EngineState.FATAL and model.supervisor is not None:
             self._given_up(model, model.supervisor)
         self.on_progress()
+
+    def _count_move(self, model: HostedModel, state: EngineState) -> None:
+        """Have the telemetry know how long loading and stopping take, and when an engine is another."""
+        supervisor = model.supervisor
+        if state is EngineState.READY and supervisor is not None and supervisor.load_s is not None:
+            self.recorder.observe_move(model.name, "load", supervisor.load_s)
+        if state is EngineState.STOPPING:
+            self._stopping_since[model.name] = time.monotonic()
+        if state in (EngineState.STOPPED, EngineState.BACKOFF, EngineState.FATAL):
+            self.recorder.engine_ended(model.name)
+            since = self._stopping_since.pop(model.name, None)
+            if since is not None:
+                self.recorder.observe_move(model.name, "stop", time.monotonic() - since)
 
     def _given_up(self, model: HostedModel, supervisor: Supervisor) -> None:
         """An engine is not restarted any more: the end, unless it once worked and others still do."""

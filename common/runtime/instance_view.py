@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from common.engines.process_tree import read_tree
-from common.runtime.app import AnySettings
-from common.runtime.background import in_background
+from common.runtime.app import AnySettings, InstalledEngine
 from common.runtime.console import Console
+from common.runtime.engine_memory import EngineMemory
+from common.runtime.engine_scrape import EngineScrape
 from common.runtime.idle import idle_seconds, instance_status
+from common.telemetry.history import EVERY_S, History
+from common.telemetry.names import CONTENT_TYPE
 
 if TYPE_CHECKING:
     from common.runtime.hosted_model import HostedModel
     from common.runtime.instance import Instance
-
-TICK_EVERY_S = 5.0
-"""Distance of the points in the page's charts."""
 
 
 class RunningView:
@@ -33,54 +32,65 @@ class RunningView:
         self._instance = instance
         self._settings = settings
         self._console = console
+        self._history = History()
+        # Made of the history when somebody looks, and kept until it has a new point.
+        self._charts: dict[str, Any] | None = None
         self._next_tick = 0.0
-        self._memory: dict[str, int] = {}
+        # Also read by whoever reports to ClearML.
+        self.memory = EngineMemory()
+        self._scrape = EngineScrape(
+            instance,
+            lambda: self.memory.models,
+            {m.name: "embeddings" for m in instance.models if settings.is_embedding(m.options)},
+        )
         # The task's page in the ClearML UI, once it is known; empty offline.
         self.web_url = ""
 
-    @property
-    def memory(self) -> Mapping[str, int]:
-        """Bytes that each model's engine holds, as of the last tick; models without one are left out."""
-        return self._memory
-
     async def metrics(self) -> tuple[bytes, str]:
         """Return the Prometheus exposition and its content type."""
-        # Imported at the first scrape: an instance that nobody scrapes does not pay for it.
-        from common.telemetry.prometheus import CONTENT_TYPE, PrometheusExporter
+        return await self._scrape.render(), CONTENT_TYPE
 
-        instance = self._instance
-        exporter = PrometheusExporter(
-            instance.recorder.snapshot,
-            lambda: {model.name: model.status for model in instance.models},
-        )
-        return exporter.render(), CONTENT_TYPE
+    async def tick(self, count_tokens: Callable[[], Awaitable[object]]) -> None:
+        """Measure what the charts show, if that is due; call it every few seconds.
 
-    async def tick(self) -> None:
-        """Measure what the charts show, if that is due; call it every few seconds."""
+        Args:
+            count_tokens: Takes over the engines' own token totals: without it the charts would show
+                the tokens of several intervals at once.
+        """
         now = time.monotonic()
         if now < self._next_tick:
             return
-        self._next_tick = now + TICK_EVERY_S
-        self._memory = await self._read_memory()
+        self._next_tick = now + EVERY_S
+        await count_tokens()
+        await self.memory.read(self._instance.models)
+        if self._history.tick(self._instance.recorder.snapshot(), self.memory.models):
+            self._charts = None
 
     def state(self) -> dict[str, Any]:
         """Return what the page shows of the instance."""
         instance = self._instance
         now = time.monotonic()
         activity = instance.activity()
-        engine = instance.engine
+        access = instance.access
+        if self._charts is None:
+            self._charts = self._history.series()
         return {
             "instance": {
                 "app": instance.app_title,
-                "engine": f"{engine.label} {engine.version}".strip() if engine else "",
+                "engine": _engine_name(instance.engine),
                 "task_url": self.web_url.removesuffix("/output/log"),
                 "console_url": self.web_url,
-                "status": instance_status(activity, now),
+                "status": "failed" if instance.failure else instance_status(activity, now),
                 "idle_s": idle_seconds(activity, now),
                 "idle_limit_hours": self._settings.idle.idle_time_limit_hours or None,
+                "warning": access.warning if access else "",
+                # A key that somebody gave is known to them; nothing prints it.
+                "key_is_given": access is not None
+                and access.key is not None
+                and not access.is_generated,
             },
             "models": {model.name: self._model(model) for model in instance.models},
-            "charts": {},
+            "charts": self._charts,
         }
 
     def console(self, after: int) -> dict[str, Any]:
@@ -92,13 +102,12 @@ class RunningView:
         return {
             "progress": self._instance.progress_of(model),
             "is_embedding": self._settings.is_embedding(model.options),
-            "memory_bytes": self._memory.get(model.name),
+            "memory_bytes": self.memory.models.get(model.name),
         }
 
-    async def _read_memory(self) -> dict[str, int]:
-        found = {}
-        for model in self._instance.models:
-            pid = model.supervisor.pid if model.supervisor else None
-            if pid is not None:
-                found[model.name] = (await in_background(read_tree, pid)).rss_bytes
-        return found
+
+def _engine_name(engine: InstalledEngine | None) -> str:
+    """What an engine calls itself, with its version."""
+    if engine is None:
+        return ""
+    return engine.label if engine.version in engine.label else f"{engine.label} {engine.version}"

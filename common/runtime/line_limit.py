@@ -8,6 +8,12 @@ LINES_PER_S = 5.0
 # With detailed logging: llama-server says five thousand lines while it loads a model of 30 layers.
 DETAIL_BURST_LINES = 10_000
 DETAIL_LINES_PER_S = 50.0
+# One for each request in debug mode: the console shows what comes in, it does not count it.
+ACCESS_BURST_LINES = 1_000
+ACCESS_LINES_PER_S = 20.0
+# Of events in the same words, such as requests that failed because their engine did.
+EVENT_BURST_LINES = 3
+EVENT_LINES_PER_S = 0.1
 # Once the burst is used up, nothing more comes for so long, and then what has become free at once:
 # lines in a row can be read, single ones from here and there cannot.
 PAUSE_S = 10.0

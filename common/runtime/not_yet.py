@@ -9,7 +9,6 @@ _NOT_YET = {
     "enable_disk_swapping": "models stay where they are loaded",
     "max_cuda_memory_gib": "the engine uses the GPUs as they are",
     "cuda_memory_manager_minimum_threshold": "nothing is moved out of the GPUs",
-    "gateway_route": "the instance is reached at the worker's address or General/public_url",
 }
 
 

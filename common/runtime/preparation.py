@@ -146,8 +146,9 @@ class Preparation:
     async def _fetch(
         self, engine: InstalledEngine, model: HostedModel, extras: ModelExtras
     ) -> ModelPlan:
-        def say(line: str) -> None:
-            self._console.line(line)
+        def say(line: str, is_due: bool) -> None:
+            if is_due:
+                self._console.line(line)
             self._on_progress(model, line)
 
         companions = {

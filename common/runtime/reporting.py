@@ -17,7 +17,6 @@ from common.runtime.hosted_model import HostedModel
 from common.runtime.idle import InstanceStatus, idle_seconds, instance_status
 from common.runtime.instance import Instance
 from common.runtime.status import ModelRow, status_values
-from common.telemetry import names
 from common.telemetry.engine_metrics import parse_engine_tokens
 from common.telemetry.plots import (
     LATENCY_PLOT,
@@ -27,7 +26,7 @@ from common.telemetry.plots import (
     latency_figure,
     models_figure,
 )
-from common.telemetry.scalars import scalars_between
+from common.telemetry.scalars import memory_scalars, scalars_between
 
 STATUS_EVERY_S = 2.0
 SCALARS_EVERY_S = 15.0
@@ -123,6 +122,7 @@ class Reporting:
             rows,
             idle_s=idle_seconds(activity, now),
             limit_hours=self._limit_hours,
+            placeholder=instance.access.placeholder if instance.access else None,
         )
         self._task.set_status(values)
         self._task.set_properties({"models_ready": f"{ready}/{len(rows)}"})
@@ -133,11 +133,7 @@ class Reporting:
         snapshot = self._instance.recorder.snapshot()
         points: list[tuple[str, str, float]] = list(scalars_between(self._last, snapshot))
         self._last = snapshot
-        memory = names.MEMORY
-        points += [
-            (memory.scalar_title, name, held * memory.scalar_scale)
-            for name, held in self._memory.models.items()
-        ]
+        points += memory_scalars(self._memory.models)
         self._task.report_scalars(points)
 
     async def write_end(self, ending: InstanceStatus) -> None:
@@ -251,11 +247,14 @@ class Reporting:
             or self._counted.get(model.name) == seen
         ):
             return
+        asked_at = self._instance.recorder.now()
         try:
-            tokens = parse_engine_tokens(await gateway.engine_text(model.name, path, timeout_s))
+            text = await gateway.engine_text(model.name, path, timeout_s)
+            # That of vLLM is long enough to hold up a stream.
+            tokens = await asyncio.to_thread(parse_engine_tokens, text)
         except (EngineCrashError, ValueError):
             return  # the engine is busy or gone; its totals are read next time
         if tokens is not None:
-            self._instance.recorder.observe_engine_tokens(model.name, tokens)
+            self._instance.recorder.observe_engine_tokens(model.name, tokens, asked_at)
         if not requests.in_flight:
             self._counted[model.name] = seen

@@ -16,17 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from common.clearml.api import ClearMLApi, is_configured
+from common.clearml.external_endpoint import GrantedRoute, RouteRequest
 from common.clearml.instance import Ending, InstanceTask
 from common.clearml.parameters import parameter_items
 from common.clearml.task import TAG, OpenTask, is_run_by_agent, open_task
 from common.errors import DeployError, InternalError
+from common.runtime.access import KEYS_CONFIGURATION, is_loopback
 from common.runtime.app import AnySettings, App
 from common.runtime.checking import Checked, check_parameters
 from common.runtime.console import Console
 from common.runtime.exit_codes import exit_code_of
+from common.runtime.external_route import ExternalRoute, why_no_route
 from common.runtime.instance import Instance
 from common.runtime.not_yet import without_effect
 from common.runtime.offline_keys import forget_key, keep_key
+from common.runtime.reachability import check_address
+from common.runtime.redaction import secret_variables
 from common.runtime.reporting import STATUS_EVERY_S, Reporting
 from common.runtime.status import key_dashboard
 from common.runtime.stopping import StopReason, StopRequest
@@ -128,11 +133,14 @@ class _Run:
         self._console = console
         self._stop: StopRequest | None = None
         self._key_file: Path | None = None
+        self._shows_key = False
         self._ending_since: float | None = None
 
     def execute(self, parameters: Mapping[str, Any]) -> int:
         """Check, serve, and end; returns the exit code."""
         console = self._console
+        # First of all: what is wrong with a parameter may be told with its value.
+        console.hide([*secret_variables(os.environ), *_secrets_of(self._app, parameters)])
         console.line(f"{self._app.title}: {self._report.name} ({self._report.id})")
         try:
             checked = check_parameters(self._app, parameters, os.environ)
@@ -164,6 +172,7 @@ class _Run:
             name=self._report.name,
             task_id=self._report.id,
             environ=os.environ,
+            task_keys=self._task.configuration(KEYS_CONFIGURATION),
         )
         self._stop = stop
         limit = instance.drain_s + _ABORT_MARGIN_S
@@ -171,21 +180,30 @@ class _Run:
         # Registering talks to the server: never on the loop, and never in the way of a start.
         threading.Thread(target=self._task.on_abort, args=(abort, limit), daemon=True).start()
         reporting: Reporting | None = None
+        reaching: asyncio.Task[None] | None = None
         try:
             # The names of models are looked up on the server, which may be slow or away.
             if await stop.unless_asked(instance.start()):
-                reporting = Reporting(instance, self._report, checked.settings, self._console.line)
-                if instance.view is not None:
-                    instance.view.web_url = self._report.web_url
+                assert instance.view is not None
+                instance.view.web_url = self._report.web_url
+                reporting = Reporting(
+                    instance,
+                    self._report,
+                    checked.settings,
+                    self._console.line,
+                    instance.view.memory,
+                )
                 self._announce(instance, checked.settings)
                 status = reporting
                 instance.on_progress = lambda: status.write_status(None)
+                reaching = asyncio.create_task(self._route(instance, checked.settings).run())
                 while not await stop.wait(STATUS_EVERY_S if instance.ready_at else 0.5):
                     instance.check_idle()
                     await reporting.tick()
-                    if instance.view is not None:
-                        await instance.view.tick()
+                    await instance.view.tick(reporting.count_tokens)
         finally:
+            if reaching is not None:
+                reaching.cancel()
             await self._wind_down(instance, reporting)
         if instance.failure is not None:
             raise instance.failure
@@ -206,6 +224,35 @@ class _Run:
             failed = instance.failure is not None
             await reporting.write_end("failed" if failed else "stopped")
 
+    def _route(self, instance: Instance, settings: AnySettings) -> ExternalRoute:
+        """What has the instance reached through the server's application gateway, where it has one."""
+        general = settings.general
+        gateway = instance.gateway
+        assert gateway is not None
+        own_url = gateway.base_url
+
+        def publish(granted: GrantedRoute) -> None:
+            instance.publish(granted.url)
+            self._announce(instance, settings)
+
+        async def check() -> None:
+            if not general.public_url and not is_loopback(general.host):
+                await check_address(own_url, self._console.line)
+
+        wish = general.gateway_route
+        is_offline = self._task.mode == "offline"
+        return ExternalRoute(
+            why_no_route(general, os.environ, is_offline=is_offline)
+            # A session of its own: the outbox uses its one from another thread.
+            or RouteRequest(self._task, ClearMLApi(), wish),
+            wish=wish,
+            own_url=own_url,
+            port=gateway.port,
+            log=self._console.line,
+            publish=publish,
+            no_route=check,
+        )
+
     def _announce(self, instance: Instance, settings: AnySettings) -> None:
         """Say where the instance is reached, on the console and in ``Status/*``."""
         assert instance.gateway is not None
@@ -220,6 +267,9 @@ class _Run:
         }
         if key is not None and (is_generated or settings.shows_api_key):
             values["api_key"] = key
+            self._shows_key = True
+        elif self._shows_key:  # a gateway in front lets clients in now
+            values["api_key"] = ""
         if key is not None and is_generated and self._report.mode == "offline":
             # Without a server nobody could read it from the task.
             self._key_file = keep_key(self._report.id, key)
@@ -291,11 +341,10 @@ def _configure_console(console: Console, settings: AnySettings) -> None:
     console.is_debug = general.is_debug
     console.show_engine = general.shows_engine_output
     token = general.hugging_face_token
-    console.hide(
-        [
-            general.client_key,
-            token.get_secret_value() if token else None,
-            os.environ.get("HF_TOKEN"),
-            os.environ.get("HUGGING_FACE_HUB_TOKEN"),
-        ]
-    )
+    console.hide([general.client_key, token.get_secret_value() if token else None])
+
+
+def _secrets_of(app: App, parameters: Mapping[str, Any]) -> list[str]:
+    """The values of secret parameters, as they were given."""
+    secret = {option.path for option in app.settings.options() if option.secret}
+    return [str(value).strip() for path, value in parameters.items() if path in secret and value]

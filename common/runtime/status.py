@@ -52,13 +52,13 @@ def key_dashboard(name: str, url: str, *, is_embedding: bool, key: str | None) -
     }
 
 
-def models_table(rows: Sequence[ModelRow]) -> str:
+def models_table(rows: Sequence[ModelRow], placeholder: str | None = KEY_PLACEHOLDER) -> str:
     """The models and their endpoints as an HTML table, which a dashboard shows as it is.
 
     Each row carries its access example for the dashboard's picker: models differ in path and body.
     """
     cells = "".join(
-        f'<tr data-example="{html.escape(example_of(row))}">'
+        f'<tr data-example="{html.escape(example_of(row, placeholder))}">'
         f"<td>{html.escape(row.name)}</td><td>{html.escape(row.url)}</td>"
         f"<td>{html.escape(row.progress or row.status)}</td></tr>"
         for row in rows
@@ -66,9 +66,9 @@ def models_table(rows: Sequence[ModelRow]) -> str:
     return f"<table><tr><th>Model Name</th><th>Endpoint</th><th>Status</th></tr>{cells}</table>"
 
 
-def example_of(row: ModelRow) -> str:
-    """The access example of a row, with a placeholder for the key."""
-    return access_example(row, is_embedding=row.is_embedding)
+def example_of(row: ModelRow, placeholder: str | None = KEY_PLACEHOLDER) -> str:
+    """The access example of a row, with a placeholder for the key; None: no key is asked for."""
+    return access_example(row, is_embedding=row.is_embedding, key=placeholder)
 
 
 def status_values(
@@ -77,15 +77,16 @@ def status_values(
     *,
     idle_s: float,
     limit_hours: float | None,
+    placeholder: str | None = KEY_PLACEHOLDER,
 ) -> dict[str, str]:
     """The part of ``Status/*`` that changes while an instance runs."""
     values = {
         "status": status,
         "idle_hours": f"{idle_s / 3600:.1f}",
         "idle_limit": f"{limit_hours:g}" if limit_hours else "∞",
-        "models_table": models_table(rows),
+        "models_table": models_table(rows, placeholder),
         "models": json.dumps([vars(row) for row in rows], ensure_ascii=False),
     }
     if rows:
-        values["curl_example"] = example_of(rows[0])
+        values["curl_example"] = example_of(rows[0], placeholder)
     return values

@@ -5,8 +5,10 @@ The engine counts tokens exactly; counting them from the answers would mean pars
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
 # Sample names as llama.cpp (tools/server, /metrics) and vLLM (V0 and V1 engines) expose them.
@@ -35,9 +37,14 @@ def parse_engine_tokens(text: str) -> EngineTokens | None:
     Raises:
         ValueError: The text is not Prometheus exposition.
     """
+    return tokens_of(text_string_to_metric_families(text))
+
+
+def tokens_of(families: Iterable[Family]) -> EngineTokens | None:
+    """As `parse_engine_tokens`, of a text that was parsed already."""
     prompt = generated = 0.0
     is_known = False
-    for family in text_string_to_metric_families(text):
+    for family in families:
         for sample in family.samples:
             if sample.name in PROMPT_TOTALS:
                 prompt += sample.value

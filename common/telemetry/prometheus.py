@@ -1,10 +1,11 @@
-"""Render the recorder's totals as Prometheus text, with a registry of its own (nothing global)."""
+"""Render an instance's totals, and its engines' own metrics, as Prometheus text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -15,86 +16,176 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from common.telemetry import names
-from common.telemetry.histogram import DURATION_BOUNDS
+from common.telemetry.exposition import merged, parse_exposition
+from common.telemetry.names import Metric, MetricKind
 from common.telemetry.recorder import HistogramSnapshot, ModelSnapshot, Snapshot
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+DEFAULT_OPERATION = "chat"
+
+Labels = tuple[str, ...]
 
 
-class RecorderCollector(Collector):
-    """Reads a snapshot at each scrape.
+def render_metrics(
+    snapshot: Snapshot,
+    statuses: Mapping[str, str],
+    memory: Mapping[str, int],
+    engines: Mapping[str, str | None],
+    operations: Mapping[str, str] | None = None,
+) -> bytes:
+    """Return the exposition in the format of `names.CONTENT_TYPE`.
 
     Args:
-        snapshot: Gives the totals, usually `Recorder.snapshot`.
-        statuses: Gives the status of each model by name.
+        snapshot: The recorder's totals.
+        statuses: The status of each model.
+        memory: Bytes that each model's engine holds.
+        engines: The text that each model's engine gave; None: it was asked and gave none. One that
+            cannot be read is left out, and shown as such.
+        operations: The convention's ``gen_ai_operation_name`` of models other than `chat`.
     """
-
-    def __init__(
-        self, snapshot: Callable[[], Snapshot], statuses: Callable[[], Mapping[str, str]]
-    ) -> None:
-        self._snapshot = snapshot
-        self._statuses = statuses
-
-    def collect(self) -> Iterator[Family]:
-        """Yield the families of the table `common.telemetry.names` that the recorder feeds."""
-        models = self._snapshot().models
-        yield _requests(models)
-        served = {name: totals for name, totals in models.items() if name}
-        yield _gauge(names.IN_FLIGHT, {m: t.in_flight for m, t in served.items()})
-        yield _gauge(names.WAITING, {m: t.waiting for m, t in served.items()})
-        yield _histogram(names.LATENCY, {m: t.latency for m, t in served.items()})
-        yield _histogram(names.TIME_TO_FIRST_TOKEN, {m: t.first_token for m, t in served.items()})
-        yield _histogram(names.WAIT_TIME, {m: t.wake for m, t in served.items()})
-        yield _counter(names.PROMPT_TOKENS, {m: t.prompt_tokens for m, t in served.items()})
-        yield _counter(names.GENERATED_TOKENS, {m: t.generated_tokens for m, t in served.items()})
-        status = names.MODEL_STATUS
-        family = GaugeMetricFamily(status.name, status.help, labels=status.labels)
-        for model, value in self._statuses().items():
-            family.add_metric((model, value), 1)
-        yield family
+    parsed = {model: parse_or_none(text) for model, text in engines.items()}
+    return render_parsed(snapshot, statuses, memory, parsed, operations)
 
 
-class PrometheusExporter:
-    """The text of one instance's ``/metrics``."""
-
-    def __init__(
-        self, snapshot: Callable[[], Snapshot], statuses: Callable[[], Mapping[str, str]]
-    ) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(RecorderCollector(snapshot, statuses))
-
-    def render(self) -> bytes:
-        """Return the exposition in the format of `CONTENT_TYPE`."""
-        return generate_latest(self._registry)
+def parse_or_none(text: str | None) -> list[Family] | None:
+    """Return the families of an engine's text; None when there are none to pass on."""
+    if text is None:
+        return None
+    try:
+        return parse_exposition(text)
+    except ValueError:
+        return None
 
 
-def _requests(models: Mapping[str, ModelSnapshot]) -> Family:
-    metric = names.REQUESTS
-    family = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
-    for model, totals in models.items():
-        for (outcome, status), count in totals.results.items():
-            family.add_metric((model, outcome, str(status)), count)
-    return family
+def render_parsed(
+    snapshot: Snapshot,
+    statuses: Mapping[str, str],
+    memory: Mapping[str, int],
+    engines: Mapping[str, Sequence[Family] | None],
+    operations: Mapping[str, str] | None = None,
+) -> bytes:
+    """As `render_metrics`, with the engines' texts as `parse_or_none` returned them."""
+    families = [
+        *_of_requests(snapshot.models, operations or {}),
+        *_of_models(snapshot.models, statuses, memory),
+        *_of_keys(snapshot),
+        _family(names.ENGINE_SCRAPE, ((_of(m), f is not None) for m, f in engines.items())),
+    ]
+    readable = {model: found for model, found in engines.items() if found is not None}
+    families += merged(readable, families)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Families(families))
+    return generate_latest(registry)
 
 
-def _counter(metric: names.Metric, values: Mapping[str, int]) -> Family:
-    family = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
-    for model, value in values.items():
-        family.add_metric((model,), value)
-    return family
+class _Families(Collector):
+    """What the client library renders: a registry's collectors, here one."""
+
+    def __init__(self, families: Iterable[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Family]:
+        return self._families
 
 
-def _gauge(metric: names.Metric, values: Mapping[str, int]) -> Family:
-    family = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
-    for model, value in values.items():
-        family.add_metric((model,), value)
-    return family
+def _of_requests(
+    models: Mapping[str, ModelSnapshot], operations: Mapping[str, str]
+) -> Iterator[Family]:
+    yield _family(
+        names.REQUESTS,
+        (
+            ((model, outcome, str(status)), count)
+            for model, totals in models.items()
+            for (outcome, status), count in totals.results.items()
+        ),
+    )
+    served = {name: totals for name, totals in models.items() if name}
+    yield _family(names.IN_FLIGHT, ((_of(m), t.in_flight) for m, t in served.items()))
+    yield _family(names.WAITING, ((_of(m), t.waiting) for m, t in served.items()))
+    yield _family(names.PROMPT_TOKENS, ((_of(m), t.prompt_tokens) for m, t in served.items()))
+    yield _family(names.GENERATED_TOKENS, ((_of(m), t.generated_tokens) for m, t in served.items()))
+    yield _family(
+        names.REQUEST_TOKENS,
+        (
+            sample
+            for m, t in served.items()
+            for sample in (
+                ((m, "prompt", "false"), t.usage_prompt_tokens),
+                ((m, "completion", "false"), t.usage_completion_tokens),
+                ((m, "completion", "true"), t.estimated_tokens),
+            )
+        ),
+    )
+    labels = {m: (m, operations.get(m, DEFAULT_OPERATION), names.PROVIDER) for m in served}
+    for metric, quantiles, field in (
+        (names.LATENCY, names.LATENCY_QUANTILES, "latency"),
+        (names.TIME_TO_FIRST_TOKEN, names.FIRST_TOKEN_QUANTILES, "first_token"),
+        (names.TIME_PER_TOKEN, names.PER_TOKEN_QUANTILES, "per_token"),
+    ):
+        found = {m: getattr(t, field) for m, t in served.items()}
+        yield _histogram(metric, ((labels[m], h) for m, h in found.items()))
+        yield _family(quantiles, _quantiles(found))
+    yield _histogram(names.QUEUE_TIME, ((_of(m), t.queue) for m, t in served.items()))
+    yield _histogram(names.WAKE_TIME, ((_of(m), t.wake) for m, t in served.items()))
 
 
-def _histogram(metric: names.Metric, values: Mapping[str, HistogramSnapshot]) -> Family:
+def _of_models(
+    models: Mapping[str, ModelSnapshot], statuses: Mapping[str, str], memory: Mapping[str, int]
+) -> Iterator[Family]:
+    yield _family(
+        names.MODEL_STATUS,
+        (
+            ((model, each), each == status)
+            for model, status in statuses.items()
+            for each in names.STATUSES
+        ),
+    )
+    yield _family(names.MEMORY, ((_of(model), size) for model, size in memory.items()))
+    yield _histogram(
+        names.MODEL_MOVES,
+        (((m, kind), h) for m, t in models.items() if m for kind, h in t.moves.items()),
+    )
+
+
+def _of_keys(snapshot: Snapshot) -> Iterator[Family]:
+    yield _family(names.KEY_REQUESTS, ((key, t.requests) for key, t in snapshot.keys.items()))
+    yield _family(
+        names.KEY_TOKENS,
+        (
+            sample
+            for key, t in snapshot.keys.items()
+            for sample in (
+                ((*key, "prompt"), t.prompt_tokens),
+                ((*key, "completion"), t.completion_tokens),
+            )
+        ),
+    )
+
+
+def _of(model: str) -> Labels:
+    return (model,)
+
+
+def _quantiles(found: Mapping[str, HistogramSnapshot]) -> Iterator[tuple[Labels, float]]:
+    for model, histogram in found.items():
+        for q in names.QUANTILES:
+            value = histogram.quantile(q)
+            if value is not None:
+                yield (model, f"{q:g}"), value
+
+
+def _family(metric: Metric, samples: Iterable[tuple[Labels, float]]) -> Family:
+    is_counter = metric.kind is MetricKind.COUNTER
+    kind: Any = CounterMetricFamily if is_counter else GaugeMetricFamily
+    family = kind(metric.name, metric.help, labels=metric.labels)
+    for labels, value in samples:
+        family.add_metric(labels, value)
+    return family  # type: ignore[no-any-return]
+
+
+def _histogram(metric: Metric, samples: Iterable[tuple[Labels, HistogramSnapshot]]) -> Family:
     family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
-    for model, histogram in values.items():
-        bounds = [*map(floatToGoString, DURATION_BOUNDS), "+Inf"]
-        buckets = list(zip(bounds, histogram.coarse(DURATION_BOUNDS), strict=True))
-        family.add_metric((model,), buckets, histogram.sum)
+    bounds = [*map(floatToGoString, metric.bounds), "+Inf"]
+    for labels, histogram in samples:
+        buckets = list(zip(bounds, histogram.coarse(metric.bounds), strict=True))
+        family.add_metric(labels, buckets, histogram.sum)
     return family

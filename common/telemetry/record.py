@@ -6,7 +6,7 @@ import enum
 from typing import TYPE_CHECKING
 
 from common.telemetry.totals import KeyCounts, ModelTotals
-from common.telemetry.usage import NO_USAGE, RequestUsage, estimate_usage, read_usage
+from common.telemetry.usage import EVENT, NO_USAGE, RequestUsage, estimate_usage, read_usage
 
 if TYPE_CHECKING:
     from common.telemetry.recorder import Recorder
@@ -111,14 +111,16 @@ class RequestRecord:
         if self._phase == _CLOSED:
             return
         if self._last:
+            if self._first_at:
+                self._last_at = self._recorder.now()
+                # Those that are still kept at the end are counted then, if they have to be.
+                if self._before_that:
+                    self._events += self._before_that.count(EVENT)
             self._before_that = self._before
             self._before = self._last
         else:
             self._first = data
         self._last = data
-        if self._first_at:
-            self._last_at = self._recorder.now()
-            self._events += data.count(b"data: ")
 
     def close(self, outcome: Outcome, status: int) -> RequestUsage:
         """End the record: takes it out of the gauges and adds it to the totals.
@@ -154,17 +156,18 @@ class RequestRecord:
             totals.failures[result] = totals.failures.get(result, 0) + 1
             if outcome is _OK and status < 400:  # a quick "no" of the engine is no latency
                 totals.latency.observe(now - self.arrived)
-        is_in_pieces = self._before and self._last_at
         usage = NO_USAGE if not self._last else self._read_usage(totals)
+        prompt, completion, _ = usage
         if self._first_at:
             totals.first_token.observe(self._first_at - self.arrived)
-            if is_in_pieces and usage.completion > 1 and outcome is _OK:
+            if self._last_at and completion > 1 and outcome is _OK:
                 spent = self._last_at - self._first_at
-                totals.per_token.observe(spent / (usage.completion - 1))
-        if self._key is not None:
-            self._key.requests += 1
-            self._key.prompt += usage.prompt
-            self._key.completion += usage.completion
+                totals.per_token.observe(spent / (completion - 1))
+        key = self._key
+        if key is not None:
+            key.requests += 1
+            key.prompt += prompt
+            key.completion += completion
         return usage
 
     @property
@@ -193,19 +196,21 @@ class RequestRecord:
     def _read_usage(self, totals: ModelTotals) -> RequestUsage:
         first = self._first
         tail = self._before_that + self._before + self._last
+        # A connection may keep its last handler for long; the pieces need not be kept with it.
+        self._first = self._last = self._before = self._before_that = b""
         usage = read_usage(first, tail)
         if usage is None:
             if not self._first_at:
                 return NO_USAGE
-            usage = estimate_usage(first, tail, self._events)
+            usage = estimate_usage(first, tail, self._events + tail.count(EVENT))
+            totals.prompt += usage.prompt
             totals.estimated += usage.completion
-        else:
-            totals.completion += usage.completion
-        totals.prompt += usage.prompt
+            return usage
+        prompt, completion, _ = usage
+        totals.prompt += prompt
+        totals.completion += completion
         engine = totals.engine
-        if self.arrived >= engine.read_at and not usage.is_estimated:
-            engine.since_prompt += usage.prompt
-            engine.since_generated += usage.completion
-        # A connection may keep its last handler for long; the pieces need not be kept with it.
-        self._first = self._last = self._before = self._before_that = b""
+        if self.arrived >= engine.read_at:
+            engine.since_prompt += prompt
+            engine.since_generated += completion
         return usage

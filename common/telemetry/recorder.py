@@ -41,6 +41,8 @@ class Recorder:
         last_activity: When the last request of a model ended; None before.
         open_requests: Requests assigned to a model and not closed: with any, the instance is
             active. Only the records change it.
+        has_engine_counters: Whether the engines count tokens; if not, those of the requests' usage
+            stand in for them.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Recorder:
         self.now = clock
         self.last_activity: float | None = None
         self.open_requests = 0
+        self.has_engine_counters = True
         self._models: dict[str, ModelTotals] = {name: ModelTotals() for name in models}
 
     def open(self) -> RequestRecord:
@@ -66,9 +69,19 @@ class Recorder:
         last = since if self.last_activity is None else max(since, self.last_activity)
         return max(0.0, self.now() - last)
 
-    def observe_engine_tokens(self, model: str, tokens: EngineTokens) -> None:
-        """Take over the engine's own totals, as they were just read."""
-        self.totals_of(model).engine.observe(tokens, self.now())
+    def observe_engine_tokens(
+        self, model: str, tokens: EngineTokens, asked_at: float | None = None
+    ) -> None:
+        """Take over the engine's own totals, as they were just read.
+
+        Args:
+            model: Its name.
+            tokens: The reading.
+            asked_at: The recorder's clock before the engine was asked: where several read at the
+                same time, one that was overtaken is not taken for a restarted engine. None: now.
+        """
+        now = self.now()
+        self.totals_of(model).engine.observe(tokens, now if asked_at is None else asked_at, now)
 
     def engine_ended(self, model: str) -> None:
         """A model's engine ended: its totals begin at zero again, and nothing so far is lost.
@@ -76,7 +89,7 @@ class Recorder:
         Without this call a restart shows only when a total fell; one that has already generated
         more than before would be taken for the same life. May be called again at any time.
         """
-        self.totals_of(model).engine.end()
+        self.totals_of(model).engine.end(self.now())
 
     def observe_move(self, model: str, kind: str, seconds: float) -> None:
         """A model was moved.
@@ -93,7 +106,10 @@ class Recorder:
         models = list(self._models.items())
         return Snapshot(
             at=self.now(),
-            models={name: totals.snapshot() for name, totals in models},
+            models={
+                name: totals.snapshot(has_engine_counters=self.has_engine_counters)
+                for name, totals in models
+            },
             last_activity=self.last_activity,
             keys={
                 (key, name): counts

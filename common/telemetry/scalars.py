@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from common.telemetry import names
-from common.telemetry.recorder import HistogramSnapshot, ModelSnapshot, Snapshot
+from common.telemetry.recorder import ModelSnapshot, Snapshot
 
 
 class Scalar(NamedTuple):
@@ -22,7 +23,8 @@ def scalars_between(
     """Make the points of one reporting interval, one series per model.
 
     Totals and gauges are the state at `after`. Latency and time to first token are means over the
-    requests that ended in the interval and are left out when none did, since a 0 would be a lie.
+    requests that ended in the interval, moves the mean of those in it; they are left out when there
+    were none, since a 0 would be a lie.
 
     Args:
         before: The snapshot of the last report.
@@ -37,6 +39,20 @@ def scalars_between(
     return points
 
 
+def memory_scalars(memory: Mapping[str, int]) -> list[Scalar]:
+    """Make the points of the engines' memory.
+
+    Args:
+        memory: Bytes by model; one that holds none has no point.
+    """
+    metric = names.MEMORY
+    return [
+        Scalar(metric.scalar_title, model, size * metric.scalar_scale)
+        for model, size in memory.items()
+        if size
+    ]
+
+
 def _model_scalars(
     model: str, before: ModelSnapshot | None, now: ModelSnapshot, seconds: float
 ) -> list[Scalar]:
@@ -49,19 +65,23 @@ def _model_scalars(
         tokens = now.generated_tokens - (before.generated_tokens if before else 0)
         points.append(Scalar(names.GENERATED_TOKENS.scalar_title, model, tokens / seconds))
     means = (
-        (names.LATENCY, before.latency if before else None, now.latency),
-        (names.TIME_TO_FIRST_TOKEN, before.first_token if before else None, now.first_token),
+        (names.LATENCY, now.latency.between(before.latency if before else None).mean),
+        (
+            names.TIME_TO_FIRST_TOKEN,
+            now.first_token.between(before.first_token if before else None).mean,
+        ),
+        (names.MODEL_MOVES, _mean_of_moves(before, now)),
     )
-    for metric, earlier, later in means:
-        mean = mean_between(earlier, later)
-        if mean is not None:
-            points.append(Scalar(metric.scalar_title, model, mean * metric.scalar_scale))
-    return points
+    return points + [
+        Scalar(metric.scalar_title, model, mean * metric.scalar_scale)
+        for metric, mean in means
+        if mean is not None
+    ]
 
 
-def mean_between(before: HistogramSnapshot | None, after: HistogramSnapshot) -> float | None:
-    """Return the mean of what was observed after `before`; None when nothing was."""
-    count = after.count - (before.count if before else 0)
-    if count <= 0:
-        return None
-    return (after.sum - (before.sum if before else 0.0)) / count
+def _mean_of_moves(before: ModelSnapshot | None, now: ModelSnapshot) -> float | None:
+    """Return the mean of the moves of all kinds: an interval has seldom more than one."""
+    earlier = before.moves if before else {}
+    moved = [later.between(earlier.get(kind)) for kind, later in now.moves.items()]
+    count = sum(histogram.count for histogram in moved)
+    return sum(histogram.sum for histogram in moved) / count if count else None

@@ -32,8 +32,8 @@ class ModelSnapshot:
         per_token: Time per token after the first, of streamed answers.
         queue: Waits for a place; only of requests that had to.
         wake: Waits for the model; only of requests that had to.
-        prompt_tokens: By the engine's own counter.
-        generated_tokens: By the engine's own counter.
+        prompt_tokens: By the engine's own counter; where it has none, by the requests' usage.
+        generated_tokens: As `prompt_tokens`, estimated ones included.
         usage_prompt_tokens: Sum over the requests whose answer named them.
         usage_completion_tokens: Sum over the requests whose answer named them.
         estimated_tokens: Generated tokens of the other streams, counted by their events.
@@ -125,8 +125,12 @@ class ModelTotals:
             found = self.moves[kind] = Histogram()
         return found
 
-    def snapshot(self) -> ModelSnapshot:
-        """Return an immutable copy."""
+    def snapshot(self, *, has_engine_counters: bool = True) -> ModelSnapshot:
+        """Return an immutable copy.
+
+        Args:
+            has_engine_counters: False: the engine counts no tokens, so those of the requests stand in.
+        """
         results = dict(self.failures)
         if self.answered:
             results["ok", 200] = self.answered
@@ -140,8 +144,10 @@ class ModelTotals:
             per_token=self.per_token.snapshot(),
             queue=self.queue.snapshot(),
             wake=self.wake.snapshot(),
-            prompt_tokens=self.engine.prompt,
-            generated_tokens=self.engine.generated,
+            prompt_tokens=self.engine.prompt if has_engine_counters else self.prompt,
+            generated_tokens=(
+                self.engine.generated if has_engine_counters else self.completion + self.estimated
+            ),
             usage_prompt_tokens=self.prompt,
             usage_completion_tokens=self.completion,
             estimated_tokens=self.estimated,
@@ -161,33 +167,45 @@ class EngineCounters:
 
     What an engine generated between its last reading and its end is in no reading. It is made up
     for by the usage of the requests that arrived after that reading and were answered before the
-    end. What cannot be had: the tokens of answers that the end cut off, and of requests that were
+    end; there a prompt counts with its cached tokens, which llama.cpp's counter leaves out. What
+    cannot be had: the tokens of answers that the end cut off, and of requests that were
     running when the last reading was taken.
     """
 
-    __slots__ = ("generated", "prompt", "read_at", "seen", "since_generated", "since_prompt")
+    __slots__ = (
+        *("ended_at", "generated", "prompt", "read_at"),
+        *("seen", "since_generated", "since_prompt"),
+    )
 
     def __init__(self) -> None:
         self.prompt = 0
         self.generated = 0
         self.seen = EngineTokens(0, 0)
-        self.read_at = float("-inf")
+        self.read_at = self.ended_at = float("-inf")
         self.since_prompt = 0
         self.since_generated = 0
 
-    def observe(self, tokens: EngineTokens, now: float) -> None:
-        """Take over a reading; a total that fell tells of a new life that nobody announced."""
+    def observe(self, tokens: EngineTokens, asked_at: float, now: float) -> None:
+        """Take over a reading, unless it is of an engine that has ended or a later one overtook it.
+
+        A total that fell otherwise tells of a new life that nobody announced.
+        """
+        if asked_at < self.ended_at:
+            return
         if tokens.prompt < self.seen.prompt or tokens.generated < self.seen.generated:
-            self.end()
+            if asked_at < self.read_at:
+                return
+            self.end(now)
         self.prompt += tokens.prompt - self.seen.prompt
         self.generated += tokens.generated - self.seen.generated
         self.seen = tokens
         self.read_at = now
         self.since_prompt = self.since_generated = 0
 
-    def end(self) -> None:
-        """The engine ended: its next reading begins at zero. Does nothing the second time."""
+    def end(self, now: float) -> None:
+        """The engine ended: its next reading begins at zero. May be called again."""
         self.prompt += self.since_prompt
         self.generated += self.since_generated
         self.since_prompt = self.since_generated = 0
         self.seen = EngineTokens(0, 0)
+        self.ended_at = now

@@ -21,21 +21,24 @@ _OBJECT_BYTES = 1024
 _TRIES = 4
 """How many keys of that name are looked at, from the end: a later one may be null."""
 
+EVENT = b"data: "
+"""What an event that may carry a token begins with; a comment or a name of an event is none."""
+
 _USAGE = b'"usage"'
 _TIMINGS = b'"timings"'
 _MESSAGE_START = b"event: message_start"
 _MESSAGE_DELTA = b'"message_delta"'
-_NAMES = frozenset(
-    {
-        *("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"),
-        *("prompt_n", "predicted_n"),
-    }
+_NAMES = (
+    *("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"),
+    *("prompt_n", "predicted_n"),
 )
+
+_INPUTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 
 # As llama.cpp and vLLM write it, the former first: three times as fast as to parse the object.
 _match_usual = re.compile(
-    rb'"usage":\{"(?:completion_tokens":(\d+),"prompt_tokens":(\d+)'
-    rb'|prompt_tokens":(\d+),(?:"total_tokens":\d+,)?"completion_tokens":(\d+))'
+    rb'"usage":\{"(?:completion_tokens":(\d{1,15}),"prompt_tokens":(\d{1,15})'
+    rb'|prompt_tokens":(\d{1,15}),(?:"total_tokens":\d+,)?"completion_tokens":(\d{1,15}))'
 ).match
 _match_opening = re.compile(rb"\s*:\s*\{").match
 _scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # raw_decode without its frame
@@ -135,19 +138,20 @@ def _last_object(data: bytes, key: bytes) -> dict[str, Any] | None:
             found = _scan(data[start : start + _OBJECT_BYTES].decode("latin-1"), 0)[0]
         except (ValueError, StopIteration, RecursionError):
             continue  # cut off, or longer than any usage
-        if not _NAMES.isdisjoint(found):
+        if any(type(found.get(name)) is int for name in _NAMES):  # a schema has objects there
             return found  # type: ignore[no-any-return]
     return None
 
 
 def _counts(found: dict[str, Any]) -> tuple[int, int]:
+    # Anthropic's input_tokens are those that came from no cache; OpenAI's include the others.
     return (
-        _number(found, "prompt_tokens") or _number(found, "input_tokens"),
+        _number(found, "prompt_tokens") or sum(_number(found, name) for name in _INPUTS),
         _number(found, "completion_tokens") or _number(found, "output_tokens"),
     )
 
 
 def _number(found: dict[str, Any], name: str) -> int:
-    """Return a count; 0 for anything else: a schema has objects at such names."""
+    """Return a count; 0 where there is none."""
     value = found.get(name)
     return value if type(value) is int and value > 0 else 0

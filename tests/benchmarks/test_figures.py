@@ -87,6 +87,8 @@ def test_a_report_is_a_markdown_table(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize("name", NAMES)
 def test_each_benchmark_tells_how_it_is_run(name: str) -> None:
     module = importlib.import_module(f"benchmarks.{name}")
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"benchmarks.{name}.__main__")
     result = CliRunner().invoke(module.main, ["--help"])
     assert result.exit_code == 0
     assert "--json" in result.output

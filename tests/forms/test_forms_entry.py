@@ -30,6 +30,8 @@ _VALUES = {
 # What another field has to say for a value to be right.
 _BESIDE = {
     "lora_lora_modules": {"lora_enable_lora": True},
+    "general_tls_certificate_file": {"general_tls_key_file": "/etc/tls/key.pem"},
+    "general_tls_key_file": {"general_tls_certificate_file": "/etc/tls/certificate.pem"},
     "enable_auto_tool_choice": {"tool_call_parser": "hermes"},
     "max_waiting_requests": {"max_concurrent_requests": 2},
     "max_queue_seconds": {"max_concurrent_requests": 2, "max_waiting_requests": 2},

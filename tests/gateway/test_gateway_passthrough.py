@@ -90,13 +90,14 @@ async def test_query_and_encoded_path_reach_the_engine_as_they_came(stub: StubPr
             run.gateway.port,
             f"GET /service/abc123{PATH}/v1/inspect?a=%2Fb&c=+d HTTP/1.1\r\nHost: x\r\n"
             f"X-Api-Key: {KEY}\r\nConnection: close, X-Drop\r\nX-Drop: 1\r\nX-Keep: 2\r\n"
-            "Cookie: a=b\r\n\r\n".encode(),
+            "Cookie: a=b\r\nX-Conversation-Id: 1\r\n\r\n".encode(),
         )
     seen = json.loads(raw.split(b"\r\n\r\n", 1)[1])
     assert seen["path"] == "/v1/inspect?a=%2Fb&c=+d"
     headers = {name.lower(): value for name, value in seen["headers"]}
     assert headers["x-keep"] == "2"
-    assert not headers.keys() & {"x-drop", "x-api-key", "authorization", "cookie"}
+    dropped = {"x-drop", "x-api-key", "authorization", "cookie", "x-conversation-id"}
+    assert not headers.keys() & dropped
 
 
 async def test_engine_errors_keep_status_body_and_headers(stub: StubProcess) -> None:

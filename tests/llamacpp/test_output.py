@@ -12,6 +12,7 @@ OF_ONE_REQUEST = [
     "0.00.819.480 I slot print_timing: id  3 | task 0 |    graphs reused =         23",
     "0.00.819.537 I slot      release: id  3 | task 0 | stop processing: n_tokens = 67, truncated = 0",
     "slot launch_slot_: id  0 | task 0 | processing task",
+    "0.09.000.000 W slot   operator(): id  0 | task 1133 | n_past was set to 35",
     '0.00.938.965 W srv    operator(): got exception: {"error":{"code":400}}',
     "srv  update_slots: all slots are idle",
     "srv  log_server_r: request: POST /v1/chat/completions 127.0.0.1 200",

@@ -23,7 +23,13 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., RunningServer]]:
     def start(name: str = "server", **options: Any) -> RunningServer:
         data_dir = tmp_path / name
         started.append(data_dir)
-        settings = {"api_port": 0, "files_port": 0, "agent_queue": None, **options}
+        settings = {
+            "api_port": 0,
+            "files_port": 0,
+            "router_port": 0,
+            "agent_queue": None,
+            **options,
+        }
         return start_background(data_dir, **settings)
 
     yield start

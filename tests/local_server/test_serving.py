@@ -51,6 +51,7 @@ def test_instance_loads_serves_and_leaves(clearml_server: RunningServer) -> None
         assert "model_source" not in details
         assert [i["id"] for i in details["instances"]] == ["c1", "c2"]
         assert details["instances"][0]["reference"] == [{"type": "task", "value": "t"}]
+        assert details["instances"][0]["cpu_count"] == 2
         client.call("serving.unregister_container", container_id="c1")
         client.call("serving.unregister_container", container_id="c2")
         with pytest.raises(ControlPlaneError, match="no endpoint"):
@@ -68,7 +69,13 @@ def test_history_has_a_line_per_instance_and_a_total(clearml_server: RunningServ
                     container,
                     endpoint_url=url,
                     requests_num=requests,
-                    machine_stats={"cpu_usage": [10.0, 30.0]},
+                    machine_stats={
+                        "cpu_usage": [10.0, 30.0],
+                        "memory_used": 300,
+                        "memory_free": 700,
+                        "gpu_memory_used": [100, 300],
+                        "gpu_memory_free": [500, 700],
+                    },
                 ),
             )
         now = time.time()
@@ -91,6 +98,11 @@ def test_history_has_a_line_per_instance_and_a_total(clearml_server: RunningServ
             "h2": 7,
         }
         assert set(history("cpu_util")["total"]["values"]) == {20.0}
+        # Counted and added up by the server: no report has them.
+        assert sum(history("cpu_count")["total"]["values"]) == 4
+        assert sum(history("ram_total")["total"]["values"]) == 2000
+        assert sum(history("gpu_ram_total")["total"]["values"]) == 1600
+        assert history("gpu_count")["total"]["values"] == []
         with pytest.raises(ControlPlaneError, match="metric_type"):
             history("nonsense")
 

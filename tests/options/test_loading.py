@@ -287,3 +287,12 @@ def test_groups_with_wrong_values_still_take_part_in_the_checks() -> None:
             check,
         )
     assert seen == [("llama-server", 64.0)]
+
+
+@pytest.mark.parametrize("given", ["tls_certificate_file", "tls_key_file"])
+def test_a_certificate_needs_its_key_and_the_reverse(given: str) -> None:
+    other = {"tls_certificate_file": "tls_key_file", "tls_key_file": "tls_certificate_file"}[given]
+    [problem] = problems_of(
+        LlamaCppSettings, {"Model/model": "a/b/c.gguf", f"General/{given}": "/tls/x.pem"}
+    )
+    assert problem.path == f"General/{other}"

@@ -152,6 +152,8 @@ def test_public_parameter_paths_never_disappear() -> None:
         "General/host",
         "General/port",
         "General/public_url",
+        "General/tls_certificate_file",
+        "General/tls_key_file",
         "General/drain_seconds",
         "General/max_body_mib",
         "General/engine",

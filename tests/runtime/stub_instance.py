@@ -2,8 +2,9 @@
 
     python tests/runtime/stub_instance.py APP JSON-PARAMETERS
 
-APP is ``legacy`` (the legacy form) or ``installing`` (an engine whose installation goes on until it
-is cancelled).
+APP is ``legacy`` (the legacy form), ``plain`` (llama.cpp's form), ``slow`` (the same, with an engine
+that loads for some seconds) or ``installing`` (an engine whose installation goes on until it is
+cancelled).
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ def install_until_cancelled(report: Callable[[str], None], cancel: threading.Eve
 def app(kind: str) -> StubApp:
     if kind == "installing":
         return StubApp({}, install=install_until_cancelled)
+    if kind == "plain":
+        return StubApp({})
+    if kind == "slow":
+        return StubApp({"m": ("--load-seconds", "4")})
     legacy: Any = LegacySettings
     return replace(StubApp({}), settings=legacy)
 

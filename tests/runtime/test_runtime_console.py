@@ -6,6 +6,7 @@ import io
 import os
 
 from common.runtime.console import Console
+from common.runtime.line_limit import ACCESS_BURST_LINES
 
 
 def test_secrets_are_masked_wherever_they_appear() -> None:
@@ -26,6 +27,60 @@ def test_engine_lines_can_be_turned_off_but_not_what_happens_to_the_engine() -> 
     console.engine("m", "[engine] restarting in 1 s")
     assert console.flush(5)
     assert out.getvalue() == "m: restarting in 1 s\n"
+
+
+def test_engine_lines_that_are_turned_off_still_tell_of_errors() -> None:
+    out = io.StringIO()
+    console = Console(out)
+    console.show_engine = False
+    for line in (
+        "0.00.001.000 I srv load_model: loading",
+        "0.00.002.000 E srv load_model: failed",
+        "Traceback (most recent call last):",
+        '  File "x.py", line 1',
+        "KeyError: 1",
+        "goes on",
+    ):
+        console.engine("m", line)
+    assert console.flush(5)
+    assert out.getvalue().splitlines() == [
+        "[m] E srv load_model: failed",
+        "[m] Traceback (most recent call last):",
+        '[m]   File "x.py", line 1',
+        "[m] KeyError: 1",
+    ]
+
+
+def test_requests_have_a_line_each_until_there_are_too_many() -> None:
+    console = Console(io.StringIO(), lambda: 0.0)
+    for number in range(ACCESS_BURST_LINES + 3):
+        console.access(f"GET /{number} m 200 in 1 ms")
+    assert console.flush(5)
+    lines, number = console.recent(0)
+    assert number == ACCESS_BURST_LINES + 1
+    assert lines[-1] == "3 lines of requests were left out, more than 20 a second"
+
+
+def test_an_event_that_happens_a_hundred_times_is_told_a_few_times_and_counted() -> None:
+    console = Console(io.StringIO(), lambda: 0.0)
+    console.hide(["secret-key"])
+    for _ in range(100):
+        console.event("A request for '{m}' failed: secret-key")
+    console.event("something else")
+    assert console.flush(5)
+    assert console.recent(0)[0] == [
+        *["A request for '{m}' failed: ******"] * 3,
+        "something else",
+        "97 lines like \"A request for '{m}' failed: ******\" were left out, more than 0.1 a second",
+    ]
+
+
+def test_events_in_ever_new_words_are_all_told_and_not_all_remembered() -> None:
+    console = Console(io.StringIO(), lambda: 0.0)
+    for number in range(300):
+        console.event(f"event {number}")
+    assert console.recent(0)[1] == 300
+    assert len(console._events) == 100
 
 
 def test_debug_lines_need_debug_mode() -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,18 +43,25 @@ class Process:
             time.sleep(0.05)
         return found
 
-    def task(self) -> dict[str, Any]:
-        line = next(line for line in self.console.splitlines() if "Stub: stub instance (" in line)
-        task_id = line.rpartition("(")[2].rstrip(")")
+    def task(self, task_id: str = "") -> dict[str, Any]:
+        """Its task, found by the console's line unless it is named."""
+        if not task_id:
+            lines = self.console.splitlines()
+            line = next(line for line in lines if "Stub: stub instance (" in line)
+            task_id = line.rpartition("(")[2].rstrip(")")
         with self._server.client() as client:
             found: dict[str, Any] = client.call("tasks.get_by_id", task=task_id)["task"]
         return found
 
-    def status(self) -> dict[str, str]:
-        if "Stub: stub instance (" not in self.console:
+    def status(self, task_id: str = "") -> dict[str, str]:
+        if not task_id and "Stub: stub instance (" not in self.console:
             return {}
-        section = self.task()["hyperparams"].get("Status", {})
+        section = self.task(task_id)["hyperparams"].get("Status", {})
         return {name: item["value"] for name, item in section.items()}
+
+    def wait(self) -> int:
+        """Wait for its own end."""
+        return self._process.wait(40)
 
     def stop(self) -> int:
         self._process.send_signal(signal.SIGTERM)
@@ -63,7 +70,12 @@ class Process:
 
 @contextmanager
 def instance(
-    server: RunningServer, folder: Path, kind: str, **parameters: str
+    server: RunningServer,
+    folder: Path,
+    kind: str,
+    *,
+    environ: Mapping[str, str] | None = None,
+    **parameters: str,
 ) -> Iterator[Process]:
     model = folder / "m.gguf"
     model.write_bytes(b"GGUF" + b"\0" * 60)
@@ -72,7 +84,11 @@ def instance(
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, str(SCRIPT), kind, json.dumps(given)],
-            env={**clearml_environment(server, folder / "cache"), "HOME": str(folder)},
+            env={
+                **clearml_environment(server, folder / "cache"),
+                "HOME": str(folder),
+                **(environ or {}),
+            },
             stdout=out,
             stderr=subprocess.STDOUT,
         )

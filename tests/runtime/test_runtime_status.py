@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import shlex
 import stat
 from pathlib import Path
@@ -21,6 +23,20 @@ def test_the_table_is_html_and_names_cannot_break_out_of_it() -> None:
     assert "org/repo&#x27;s &lt;b&gt;" in table
     assert "<td>downloading 1 of 2 MB</td>" in table
     assert "<td>loading</td>" not in table
+
+
+def test_each_row_of_the_table_has_the_example_of_its_model() -> None:
+    rows = [ROW, ModelRow("e", "http://h:8800/e/v1", "ready", is_embedding=True)]
+    found = re.findall(r'data-example="([^"]*)"', models_table(rows))
+    examples = [shlex.split(html.unescape(text).replace("\\\n", "")) for text in found]
+    assert [words[1] for words in examples] == [
+        f"{ROW.url}/chat/completions",
+        "http://h:8800/e/v1/embeddings",
+    ]
+    bodies = [json.loads(words[words.index("-d") + 1]) for words in examples]
+    assert [body["model"] for body in bodies] == [ROW.name, "e"]
+    values = status_values("idle", rows, idle_s=0, limit_hours=None)
+    assert shlex.split(values["curl_example"].replace("\\\n", "")) == examples[0]
 
 
 def test_the_example_is_one_shell_command_with_valid_json() -> None:

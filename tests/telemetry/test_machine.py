@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -182,3 +183,78 @@ def test_nvml_without_a_driver_is_no_gpu(tmp_path: Path) -> None:
     else:
         pynvml.nvmlShutdown()
         assert read_nvml()
+
+
+class Library:
+    """What of NVML is read, for a divided GPU and one that keeps its temperature to itself."""
+
+    NVML_TEMPERATURE_GPU = 0
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self) -> None:
+        self.open = 0
+
+    def nvmlInit(self) -> None:
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:
+        self.open -= 1
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 3
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
+        if index == 2:
+            raise self.NVMLError("fell off the bus")
+        return ("whole", "divided")[index]
+
+    def nvmlDeviceGetMigMode(self, handle: str) -> list[int]:
+        if handle == "whole":
+            raise self.NVMLError("not supported")
+        return [1, 1]
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle: str) -> int:
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: str, slot: int) -> str:
+        if slot != 3:
+            raise self.NVMLError("no slice")
+        return "slice"
+
+    def nvmlDeviceGetUUID(self, handle: str) -> str | bytes:
+        return {"whole": b"GPU-1", "slice": "MIG-1"}[handle]
+
+    def nvmlDeviceGetMemoryInfo(self, handle: str) -> object:
+        return SimpleNamespace(used=7, free=11)
+
+    def nvmlDeviceGetUtilizationRates(self, handle: str) -> object:
+        if handle == "slice":
+            raise self.NVMLError("not supported")
+        return SimpleNamespace(gpu=30)
+
+    def nvmlDeviceGetTemperature(self, handle: str, kind: int) -> int:
+        raise self.NVMLError("no sensor")
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[object]:
+        hidden = SimpleNamespace(pid=2, usedGpuMemory=None)
+        return [SimpleNamespace(pid=1, usedGpuMemory=5), hidden]
+
+
+def test_nvml_reads_gpus_and_slices_and_what_they_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = Library()
+    monkeypatch.setitem(sys.modules, "pynvml", library)  # type: ignore[arg-type]
+    assert read_nvml() == [
+        GpuUsage("GPU-1", 7, 11, utilization=30.0, by_pid={1: 5}),
+        GpuUsage("MIG-1", 7, 11, by_pid={1: 5}),
+    ]
+    assert library.open == 0
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_is_read_alike_by_both() -> None:
+    by_nvml, by_smi = read_nvml(), read_gputil()
+    assert by_nvml
+    assert all(gpu.used_bytes >= 0 and gpu.free_bytes > 0 for gpu in by_nvml)
+    assert {gpu.uuid for gpu in by_smi} == {g.uuid for g in by_nvml if g.uuid.startswith("GPU-")}

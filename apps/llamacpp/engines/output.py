@@ -10,7 +10,7 @@ from typing import Final
 _HEAD: Final = r"^(?:\d+\.\d\d\.\d{3}\.\d{3} )?(?:[DIW] )?"
 _NOISE: Final = re.compile(
     # What a slot does for a request, warnings included: the client has the answer.
-    rf"{_HEAD}slot +\w+: id +-?\d+ \|"
+    rf"{_HEAD}slot +[\w()]+: id +-?\d+ \|"
     r"|"
     # The queue of requests, the prompt cache, answers to a client's mistake.
     rf"{_HEAD}srv +(?:log_server_r|log_server_request|params_from_|params_from_json_cmpl"

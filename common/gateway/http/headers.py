@@ -54,6 +54,9 @@ REQUEST_KINDS = {
     b"x-forwarded-proto": FORWARDED_PROTO,
     b"x-forwarded-host": FORWARDED_HOST,
     b"origin": ORIGIN,
+    # With a conversation's ID llama.cpp goes on generating when its client has left, and keeps the
+    # answer for whoever knows the ID.
+    b"x-conversation-id": DROPPED,
     # What a proxy in front says of the client in other words must not contradict the above.
     b"forwarded": DROPPED,
 }

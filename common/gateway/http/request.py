@@ -71,14 +71,17 @@ class RequestHead:
 
     @property
     def secret(self) -> str | None:
-        """The key of ``Authorization: Bearer`` or ``X-Api-Key``; None when there is neither."""
-        authorization = self.authorization
-        if authorization:
-            scheme, _, value = authorization.partition(b" ")
-            if (scheme == b"Bearer" or scheme.lower() == b"bearer") and (value := value.strip()):
-                return value.decode("utf-8", "surrogateescape")
-        api_key = self.api_key.strip()
-        return api_key.decode("utf-8", "surrogateescape") if api_key else None
+        """The key of ``X-Api-Key`` or ``Authorization: Bearer``; None when there is neither.
+
+        With both, the latter may be meant for a gateway in front, which passes it on.
+        """
+        api_key = self.api_key
+        if api_key and (api_key := api_key.strip()):
+            return api_key.decode("utf-8", "surrogateescape")
+        scheme, _, value = self.authorization.partition(b" ")
+        if (scheme == b"Bearer" or scheme.lower() == b"bearer") and (value := value.strip()):
+            return value.decode("utf-8", "surrogateescape")
+        return None
 
     def values(self, name: str) -> list[str]:
         """Return all values of a field, in their order."""

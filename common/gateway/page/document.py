@@ -15,6 +15,8 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+from common.gateway.page.state import Credential
+
 SCRIPTS = (
     "dom.js",
     "theme.js",
@@ -26,6 +28,18 @@ SCRIPTS = (
     "page.js",
 )
 """Put together in this order into one function's body."""
+
+_LABELS: Mapping[Credential, str] = {
+    "none": "API key",
+    "key": "API key of this instance",
+    "token": "ClearML token",
+}
+_HELP: Mapping[Credential, str] = {
+    "none": "",
+    "key": "Who may read the instance's ClearML task gets the key by <code>clearml-deploy key</code> "
+    "and the task's ID.",
+    "token": "<code>clearml-deploy token</code> prints one for your ClearML credentials.",
+}
 
 
 class PageDocuments:
@@ -60,11 +74,12 @@ class PageDocuments:
             },
         )
 
-    def login(self, title: str, *, message: str = "") -> str:
+    def login(self, title: str, credential: Credential, *, message: str = "") -> str:
         """Return the log-in form; it tells nothing about the models.
 
         Args:
             title: The instance's name.
+            credential: What it asks for.
             message: Why the last attempt failed.
         """
         error = f'<p class="notice bad" role="alert">{escape(message)}</p>' if message else ""
@@ -75,6 +90,8 @@ class PageDocuments:
                 "style": self._style,
                 "icons": self._icons,
                 "error": error,
+                "label": _LABELS[credential],
+                "help": _HELP[credential],
                 "script": self._login_script,
             },
         )

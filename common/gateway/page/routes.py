@@ -10,12 +10,18 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
 
-from common.errors import RequestError
+from common.errors import DeployError, RequestError
 from common.gateway.auth import Authenticator, Identity
 from common.gateway.models import GatewaySettings, InstanceView, ServedModel
 from common.gateway.page.document import PageDocuments
 from common.gateway.page.sign_in import SignIn
-from common.gateway.page.state import UNTITLED, may_read_console, own_state, shared_state
+from common.gateway.page.state import (
+    UNTITLED,
+    Credential,
+    may_read_console,
+    own_state,
+    shared_state,
+)
 from common.telemetry.recorder import Recorder
 
 MAX_FORM_BYTES = 4096
@@ -26,9 +32,9 @@ STATE_EVERY_S = 1.0
 _HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    # Not "no-referrer": with it browsers send "Origin: null" with the page's own forms.
+    "Referrer-Policy": "same-origin",
 }
-WRONG_KEY = "This key is not valid here."
 FOREIGN_FORM = "This form was sent from another page. Please log in here."
 
 
@@ -94,6 +100,10 @@ class PageRoutes:
         self._shared: dict[str, Any] = {}
         self._shared_until = -math.inf
 
+    @property
+    def _credential(self) -> Credential:
+        return _credential(self._authenticator)
+
     async def answer(self, request: PageRequest, secret: str | None) -> PageAnswer:
         """Answer a request.
 
@@ -102,13 +112,17 @@ class PageRoutes:
             secret: The key that it carries, or that its session stands for.
 
         Raises:
-            RequestError: 401, for the page's data only: for the page itself there is the form.
-            CapacityError: Who asks cannot be decided now.
+            DeployError: The page's data cannot be given; for the page itself there is the form.
         """
         if request.method == "POST":
             return await self._log_in_or_out(request)
         query = parse_qs(request.query)
-        identity = await self._authenticator.identify(secret)
+        try:
+            identity = await self._authenticator.identify(secret)
+        except DeployError as error:
+            if "data" in query:
+                raise
+            return self._login_form(str(error), 401)
         if query.get("data") == ["state"]:
             if identity is None:
                 raise self._authenticator.refuse(secret)
@@ -140,14 +154,13 @@ class PageRoutes:
     def _state(
         self, request: PageRequest, identity: Identity, *, lines_after: int, charts_after: float
     ) -> dict[str, Any]:
-        needs_key = self._authenticator.needs_secret
-        shows_console = may_read_console(identity, needs_key=needs_key)
+        shows_console = may_read_console(identity, self._credential)
         view = self._view
         return own_state(
             self._shared_state(),
             identity,
             view.console(lines_after) if view is not None and shows_console else None,
-            needs_key=needs_key,
+            credential=self._credential,
             has_session=self._sign_in.cookie_name in request.cookies,
             has_operations=self._has_operations,
             charts_after=charts_after,
@@ -176,13 +189,16 @@ class PageRoutes:
         if "logout" in form:
             return _to_page(self._sign_in.close(request.cookies, is_tls=request.is_tls))
         secret = form.get("key", [""])[0].strip()
-        if await self._authenticator.identify(secret) is None:
-            return self._login_form(WRONG_KEY, 401)
+        try:
+            if await self._authenticator.identify(secret) is None:
+                raise self._authenticator.refuse(secret)
+        except DeployError as error:
+            return self._login_form(str(error), 401)
         return _to_page(self._sign_in.open(secret, is_tls=request.is_tls))
 
     def _login_form(self, message: str, status: int) -> PageAnswer:
         documents = self._read_documents()
-        text = documents.login(self._title, message=message)
+        text = documents.login(self._title, self._credential, message=message)
         return _html(text, documents.login_policy, status)
 
     def _read_documents(self) -> PageDocuments:
@@ -194,6 +210,12 @@ class PageRoutes:
     @property
     def _title(self) -> str:
         return self._settings.instance_name or UNTITLED
+
+
+def _credential(authenticator: Authenticator) -> Credential:
+    if not authenticator.needs_secret:
+        return "none"
+    return "token" if authenticator.refuse(None).code == "missing_token" else "key"
 
 
 def _to_page(cookie: str) -> PageAnswer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from common.errors import RequestError
 from common.gateway.auth import SESSION_COOKIE, SESSION_S, Sessions
@@ -16,10 +16,10 @@ class SignIn:
 
     Args:
         instance_id: Tells apart the cookies of instances on one host: cookies know no ports.
-        public_url: What clients use instead of the instance's own address.
+        public_url: Returns what clients use instead of the instance's own address.
     """
 
-    def __init__(self, instance_id: str | None, public_url: str | None) -> None:
+    def __init__(self, instance_id: str | None, public_url: Callable[[], str | None]) -> None:
         self.cookie_name = f"{SESSION_COOKIE}_{instance_id or 'local'}"
         self._public_url = public_url
         self._sessions = Sessions()
@@ -35,7 +35,7 @@ class SignIn:
         secret = self._sessions.secret(cookies.get(self.cookie_name))
         if secret is None or method in SAFE_METHODS:
             return secret
-        if origin_of(headers, self._public_url) != "own":
+        if origin_of(headers, self._public_url()) != "own":
             raise RequestError(
                 "This request carries a log-in of the instance's page but does not come from that page. "
                 "Send the key as 'Authorization: Bearer <key>' instead.",
@@ -47,7 +47,7 @@ class SignIn:
 
     def is_foreign(self, headers: Mapping[str, str]) -> bool:
         """Whether a form was sent from another origin."""
-        return origin_of(headers, self._public_url) == "foreign"
+        return origin_of(headers, self._public_url()) == "foreign"
 
     def open(self, secret: str, *, is_tls: bool) -> str:
         """Begin a session; returns the ``Set-Cookie`` header."""

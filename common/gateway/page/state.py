@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from common.gateway.auth import Identity
@@ -12,6 +12,9 @@ from common.gateway.models import GatewaySettings, ServedModel
 from common.telemetry.recorder import ModelSnapshot, Snapshot
 
 UNTITLED = "Model deployment"
+
+Credential = Literal["none", "key", "token"]
+"""What clients have to send: nothing, a key of the instance, or a token of a ClearML server."""
 
 
 def shared_state(
@@ -63,7 +66,7 @@ def own_state(
     identity: Identity,
     console: Mapping[str, Any] | None,
     *,
-    needs_key: bool,
+    credential: Credential,
     has_session: bool,
     has_operations: bool,
     charts_after: float,
@@ -74,40 +77,49 @@ def own_state(
         shared: `shared_state`.
         identity: Who asks.
         console: The lines that this visitor has not got yet; None: none of its business.
-        needs_key: Clients have to send a key.
+        credential: What clients have to send.
         has_session: The visitor has logged in with the page's form.
         has_operations: The instance can load and unload models.
         charts_after: Time of the last point that the visitor has.
     """
+    names = identity.models
     return {
         **shared,
-        "charts": points_after(shared["charts"], charts_after),
+        "models": [m for m in shared["models"] if names is None or m["name"] in names],
+        "charts": points_after(shared["charts"], charts_after, names),
         "console": console,
         "access": {
             "name": identity.name,
-            "needs_key": needs_key,
+            "credential": credential,
             "can_log_out": has_session,
             "can_operate": has_operations and identity.role is Role.ADMIN,
         },
     }
 
 
-def points_after(charts: Mapping[str, Any], after: float) -> dict[str, Any]:
-    """Return a history's series without the points up to a time: all its lists are parallel to `at`."""
-    times: Sequence[float] = charts.get("at", ())
+def points_after(
+    charts: Mapping[str, Any], after: float, names: frozenset[str] | None
+) -> dict[str, Any]:
+    """Return a history's points after a time, of these models; its lists are parallel to `times`."""
+    times: Sequence[float] = charts.get("times", ())
     first = next((i for i, at in enumerate(times) if at > after), len(times))
     return {
-        "at": list(times[first:]),
+        "every_s": charts.get("every_s"),
+        "times": list(times[first:]),
         "models": {
             name: {title: values[first:] for title, values in series.items()}
             for name, series in charts.get("models", {}).items()
+            if names is None or name in names
         },
     }
 
 
-def may_read_console(identity: Identity, *, needs_key: bool) -> bool:
-    """Whether a visitor sees the console: engines may write there what other clients sent."""
-    return identity.role is Role.ADMIN or not needs_key
+def may_read_console(identity: Identity, credential: Credential) -> bool:
+    """Whether a visitor sees the console: engines may write there what other clients sent.
+
+    Who comes with a ClearML token may read the task, and the same lines there.
+    """
+    return identity.role is Role.ADMIN or credential != "key"
 
 
 def _status(models: Sequence[ServedModel]) -> str:
@@ -143,7 +155,9 @@ def _model(model: ServedModel, totals: ModelSnapshot | None, in_flight: int) -> 
             "waiting": totals.waiting,
             "requests": totals.requests,
             "failed": sum(n for (_, status), n in totals.results.items() if status >= 400),
-            "prompt_tokens": totals.prompt_tokens,
-            "generated_tokens": totals.generated_tokens,
+            # The engine's own counts where it has any: they are exact.
+            "prompt_tokens": totals.prompt_tokens or totals.usage_prompt_tokens,
+            "generated_tokens": totals.generated_tokens
+            or totals.usage_completion_tokens + totals.estimated_tokens,
         }
     return entry

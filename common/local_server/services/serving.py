@@ -49,6 +49,7 @@ def _entry(call: Call) -> JsonDict:
     return {
         **data,
         "id": call.data["container_id"],
+        "register_s": time.time(),
         "last_update_s": time.time(),
         "timeout_s": call.data.get("timeout") or TIMEOUT_S,
     }
@@ -71,17 +72,41 @@ def container_status_report(call: Call) -> JsonDict:
     url = call.text("endpoint_url")
     entry = _entry(call)
     old = call.store.get(SERVING, entry["id"])
+    if old is not None:
+        entry["register_s"] = old.get("register_s", old["last_update_s"])
     if old is not None and not call.data.get("timeout"):
         entry["timeout_s"] = old["timeout_s"]
     call.store.put(SERVING, entry)
     call.store.db.execute(
         "INSERT INTO serving_reports (url, container, timestamp, body) VALUES (?, ?, ?, ?)",
-        (url, entry["id"], entry["last_update_s"], json.dumps(entry)),
+        (url, entry["id"], entry["last_update_s"], json.dumps(_with_totals(entry))),
     )
     call.store.db.execute(
         "DELETE FROM serving_reports WHERE timestamp < ?", (time.time() - HISTORY_S,)
     )
     return {}
+
+
+def _with_totals(entry: JsonDict) -> JsonDict:
+    """Add what the history has beside the report: numbers of processors and GPUs, and whole memories."""
+    stats = entry.get("machine_stats")
+    if not isinstance(stats, Mapping):
+        return entry
+    more: JsonDict = _counts(entry)
+    for kind in ("memory", "gpu_memory"):
+        parts = [_number(stats, f"{kind}_{part}") for part in ("free", "used")]
+        if any(part is not None for part in parts):
+            more[f"{kind}_total"] = sum(part or 0.0 for part in parts)
+    return {**entry, "machine_stats": {**stats, **more}}
+
+
+def _counts(entry: Mapping[str, Any]) -> JsonDict:
+    """`cpu_count` and `gpu_count`: the lists of a report have a value for each."""
+    stats = entry.get("machine_stats")
+    usage = (
+        {k: stats.get(f"{k}_usage") for k in ("cpu", "gpu")} if isinstance(stats, Mapping) else {}
+    )
+    return {f"{kind}_count": len(each) for kind, each in usage.items() if isinstance(each, list)}
 
 
 def _live(call: Call) -> list[JsonDict]:
@@ -108,7 +133,6 @@ def get_endpoints(call: Call) -> JsonDict:
 
 def _summary(url: str, group: list[JsonDict]) -> JsonDict:
     first = group[0]
-    latencies = [entry["latency_ms"] for entry in group if entry.get("latency_ms") is not None]
     return {
         "endpoint": first["endpoint_name"],
         "model": first["model_name"],
@@ -116,10 +140,16 @@ def _summary(url: str, group: list[JsonDict]) -> JsonDict:
         "instances": len(group),
         "uptime_sec": max(int(entry.get("uptime_sec") or 0) for entry in group),
         "requests": sum(int(entry.get("requests_num") or 0) for entry in group),
-        "requests_min": sum(float(entry.get("requests_min") or 0) for entry in group) / len(group),
-        "latency_ms": int(sum(latencies) / len(latencies)) if latencies else 0,
+        "requests_min": _mean(group, "requests_min", 2),
+        "latency_ms": _mean(group, "latency_ms", None),
         "last_update": iso_time(max(entry["last_update_s"] for entry in group)),
     }
+
+
+def _mean(group: list[JsonDict], name: str, digits: int | None) -> float | None:
+    """Mean over the instances that tell a figure; None when none does."""
+    values = [float(entry[name]) for entry in group if entry.get(name) is not None]
+    return round(sum(values) / len(values), digits) if values else None
 
 
 def get_loading_instances(call: Call) -> JsonDict:
@@ -130,6 +160,7 @@ def get_loading_instances(call: Call) -> JsonDict:
                 "id": entry["id"],
                 **_model_info(entry),
                 "uptime_sec": int(entry.get("uptime_sec") or 0),
+                "age_sec": int(time.time() - (entry.get("register_s") or entry["last_update_s"])),
                 "last_update": iso_time(entry["last_update_s"]),
             }
             for entry in _live(call)
@@ -158,14 +189,12 @@ def get_endpoint_details(call: Call) -> JsonDict:
         "instances": [
             {
                 "id": entry["id"],
-                "endpoint": entry["endpoint_name"],
-                "model": entry["model_name"],
-                "url": entry["endpoint_url"],
                 "uptime_sec": int(entry.get("uptime_sec") or 0),
                 "requests": int(entry.get("requests_num") or 0),
                 "requests_min": float(entry.get("requests_min") or 0),
                 "latency_ms": int(entry.get("latency_ms") or 0),
                 "last_update": iso_time(entry["last_update_s"]),
+                **_counts(entry),
                 "reference": entry.get("reference") or [],
             }
             for entry in group

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from common.local_server import task_status
 from common.local_server.call import TASK, Call, Handler
-from common.local_server.endpoints import with_external_endpoints
 from common.local_server.services.tasks import touch
 from common.local_server.wire import CallError, JsonDict
 
@@ -127,8 +126,7 @@ def edit_runtime(call: Call) -> JsonDict:
     runtime = {**task["runtime"], **call.dictionary("add_or_update")}
     for key in call.data.get("remove") or ():
         runtime.pop(key, None)
-    if call.settings.is_advanced:
-        runtime = with_external_endpoints(runtime)
+    runtime = call.granted(runtime, task["id"])
     call.store.put(TASK, touch({**task, "runtime": runtime}))
     return {"updated": 1}
 

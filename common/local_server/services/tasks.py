@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from common.local_server import query, task_status
 from common.local_server.call import MODEL, PROJECT, TASK, Call, Handler, check_name
-from common.local_server.endpoints import with_external_endpoints
 from common.local_server.services import projects, queues
 from common.local_server.wire import CallError, JsonDict, iso_time, new_id
 
@@ -64,8 +63,7 @@ def _edited(call: Call, task: JsonDict) -> JsonDict:
         raise CallError(12, f"Validation error (unknown task type {result['type']!r})")
     if result.get("project") and result["project"] != task.get("project"):
         call.find(PROJECT, result["project"])
-    if call.settings.is_advanced:
-        result["runtime"] = with_external_endpoints(result["runtime"])
+    result["runtime"] = call.granted(result["runtime"], result["id"])
     return touch(result)
 
 

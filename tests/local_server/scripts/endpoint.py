@@ -5,8 +5,8 @@ import sys
 
 from clearml import Task
 
-seen = {}
 task = Task.create(project_name="advanced", task_name="endpoints")
+seen = {"task": task.id}
 try:
     task.request_external_endpoint(port=8800, protocol="http", static_route="no-such-route")
 except ValueError as error:

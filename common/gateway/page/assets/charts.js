@@ -1,7 +1,7 @@
 // The charts: SVG drawn by hand, one line per model, for the last hour.
 
 const HOUR_S = 3600;
-const SHORTEST_S = 300;
+const SHORTEST_S = 120;
 const HEIGHT = 180;
 const EDGE = { left: 46, right: 10, top: 8, bottom: 20 };
 const GIB = 2 ** 30;
@@ -9,22 +9,23 @@ const GIB = 2 ** 30;
 // What is drawn: the history's series, with what its values are multiplied by to get the unit.
 const CHARTS = [
   { title: "Requests per minute", lines: [{ series: "requests", perMinute: true }] },
-  { title: "Tokens per second", lines: [{ series: "tokens_per_second" }] },
+  { title: "Tokens per second", lines: [{ series: "tokens_per_s" }] },
   {
     title: "Latency (ms)",
     note: "solid: half of the requests were faster (p50); dashed: 95 % (p95)",
-    lines: [{ series: "latency_p50", scale: 1000 }, { series: "latency_p95", scale: 1000, dashed: true }],
+    lines: [{ series: "latency_p50_ms" }, { series: "latency_p95_ms", dashed: true }],
   },
   { title: "Memory (GiB)", lines: [{ series: "memory_bytes", scale: 1 / GIB }] },
 ];
 
-const history = { at: [], models: new Map() };
+const history = { at: [], every: 5, models: new Map() };
 const charts = [];
 
 function takePoints(told) {
-  const fresh = (told && told.at) || [];
+  const fresh = (told && told.times) || [];
   if (!fresh.length) return false;
   const known = history.at.length;
+  history.every = told.every_s || history.every;
   history.at.push(...fresh);
   for (const [name, series] of Object.entries(told.models)) {
     if (!history.models.has(name)) history.models.set(name, {});
@@ -51,11 +52,17 @@ function lastPointAt() {
 function valueAt(own, line, index) {
   const value = own[line.series] ? own[line.series][index] : null;
   if (value === null || value === undefined) return null;
-  if (line.perMinute) {
-    const distance = index > 0 ? history.at[index] - history.at[index - 1] : 5;
-    return (value * 60) / Math.max(distance, 1);
-  }
+  if (line.perMinute) return lastMinute(own[line.series], index);
   return value * (line.scale || 1);
+}
+
+// What came in the minute before a point; of a shorter history as many as a whole minute would have had.
+function lastMinute(values, index) {
+  let sum = 0;
+  let first = index;
+  for (; first >= 0 && history.at[first] > history.at[index] - 60; first -= 1) sum += values[first] || 0;
+  const covered = first >= 0 ? 60 : history.at[index] - history.at[0] + history.every;
+  return (sum * 60) / Math.max(covered, 1);
 }
 
 // The step of an axis: 1, 2 or 5 times a power of ten, about four of them up to the highest value.

@@ -14,12 +14,25 @@ function requestBody(model, prompt) {
   return { model: model.name, messages: [{ role: "user", content: prompt }] };
 }
 
+// The body as a person would write it: an entry a line, the messages as one entry.
+function bodyText(body) {
+  const entries = Object.entries(body).map(([key, value]) => {
+    const text = Array.isArray(value) ? `[\n${value.map((one) => `      ${oneLine(one)}`).join(",\n")}\n    ]` : JSON.stringify(value);
+    return `    ${JSON.stringify(key)}: ${text}`;
+  });
+  return `{\n${entries.join(",\n")}\n  }`;
+}
+
+function oneLine(object) {
+  return `{${Object.entries(object).map(([key, value]) => `${JSON.stringify(key)}: ${JSON.stringify(value)}`).join(", ")}}`;
+}
+
 function curlCommand(base, model, prompt, needsKey) {
   const lines = [`curl ${shellQuoted(`${base}/${requestPath(model)}`)}`];
   lines.push("-H 'Content-Type: application/json'");
   // In double quotes: the shell puts the key there.
   if (needsKey) lines.push('-H "Authorization: Bearer $API_KEY"');
-  lines.push(`-d ${shellQuoted(JSON.stringify(requestBody(model, prompt), null, 2))}`);
+  lines.push(`-d ${shellQuoted(bodyText(requestBody(model, prompt)))}`);
   return lines.join(" \\\n  ");
 }
 
@@ -33,16 +46,21 @@ function showPicker(models) {
   if (names.includes(selected)) picker.value = selected;
 }
 
-function showExample(models, base, needsKey) {
+function showExample(models, base, credential) {
   const model = models.find((one) => one.name === $("model").value);
   if (!model) return;
-  setText($("example"), curlCommand(base, model, $("prompt").value, needsKey));
+  setText($("example"), curlCommand(base, model, $("prompt").value, credential !== "none"));
+}
+
+// What prints the key or the token; "" where none is asked for or nothing prints it.
+function keyCommand(access, instance) {
+  if (access.credential === "token") return "clearml-deploy token";
+  if (access.credential === "none" || instance.key_is_given) return "";
+  return `clearml-deploy key ${instance.task_id || "<task id>"}`;
 }
 
 function showKeyHint(access, instance) {
-  const task = instance.task_id || "<task id>";
-  setText(
-    $("key-hint"),
-    access.needs_key ? `Put your key into $API_KEY first, for instance: export API_KEY=$(clearml-deploy key ${task})` : "",
-  );
+  const command = keyCommand(access, instance);
+  const how = command ? `: export API_KEY=$(${command})` : ".";
+  setText($("key-hint"), access.credential === "none" ? "" : `Put your ${access.credential} into $API_KEY first${how}`);
 }

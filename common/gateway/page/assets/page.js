@@ -43,12 +43,15 @@ let shownFacts = "";
 
 function showFacts() {
   const { instance, access } = state;
-  const facts = [["API", `${base()}/v1`, { copy: true }]];
+  const facts = [["Base URL", `${base()}/v1`, { copy: true }]];
   if (instance.task_id) facts.push(["Session", instance.task_id, { link: instance.task_url, copy: true }]);
   if (instance.console_url) facts.push(["Console log", "in ClearML", { link: instance.console_url }]);
-  if (access.needs_key) facts.push(["Key", access.key_hint || `clearml-deploy key ${instance.task_id || "<task id>"}`, { copy: !access.key_hint }]);
-  else facts.push(["Key", "none is asked for"]);
-  if (access.needs_key) facts.push(["Logged in as", access.name]);
+  const command = keyCommand(access, instance);
+  const term = access.credential === "token" ? "Token" : "Key";
+  if (access.credential === "none") facts.push([term, "none is asked for"]);
+  else if (command) facts.push([term, command, { copy: true }]);
+  else facts.push([term, "as set in the instance's configuration"]);
+  if (access.credential !== "none") facts.push(["Logged in as", access.name]);
   // Made again only when something changed: a button in it may have the focus.
   const text = JSON.stringify(facts);
   if (text === shownFacts) return;
@@ -58,7 +61,7 @@ function showFacts() {
 
 function show() {
   const { instance, models, access } = state;
-  showStatus(instance.is_draining ? "stopped" : instance.status);
+  showStatus(instance.is_draining && instance.status !== "failed" ? "stopped" : instance.status);
   setText($("subtitle"), [instance.app, instance.engine].filter(Boolean).join(" · "));
   setText($("idle"), ((instance.idle_s || 0) / 3600).toFixed(1));
   setText($("limit"), instance.idle_limit_hours ? String(instance.idle_limit_hours) : "∞");
@@ -69,7 +72,7 @@ function show() {
   showFacts();
   showModels(models, base(), access.can_operate);
   showPicker(models);
-  showExample(models, base(), access.needs_key);
+  showExample(models, base(), access.credential);
   showKeyHint(access, instance);
   showConsole(state.console);
   showCharts(state.charts);
@@ -134,7 +137,7 @@ function wire() {
   buildCharts();
   wireConsole();
   makeCopy($("copy-example"), () => $("example").textContent);
-  const follow = () => showExample(state.models, base(), state.access.needs_key);
+  const follow = () => showExample(state.models, base(), state.access.credential);
   $("model").addEventListener("change", follow);
   $("prompt").addEventListener("input", follow);
   $("prompt").addEventListener("keydown", (event) => {
