@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from common.gateway.proxy import ModelProxy, Route
     from common.gateway.served_engine import ServedEngine
 
+STREAM_ENDS = (b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")
+"""The last event of OpenAI's streams."""
+
 
 class Exchange(ClientReply):
     """A client's request for a model, from its head to the end of its answer.
@@ -276,6 +279,10 @@ class Exchange(ClientReply):
     def client_left(self) -> None:
         """Free the place and tell the engine, unless the model wants to finish."""
         if self.is_over:
+            return
+        if self.is_stream and self._last.endswith(STREAM_ENDS):
+            # It has all: OpenAI's synchronous client closes at once, before the end of the body.
+            self._drop(Outcome.OK, self.status)
             return
         if self.engine is not None and not self.engine.cancels and self._link and not self.task:
             self._link.resume()

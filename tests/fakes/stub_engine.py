@@ -81,6 +81,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=5)
     parser.add_argument("--token-delay", type=float, default=0.0, help="seconds between tokens")
     parser.add_argument("--first-delay", type=float, default=0.0, help="seconds to the first token")
+    parser.add_argument("--end-delay", type=float, default=0.0, help="seconds after [DONE]")
     parser.add_argument("--crash-after", type=int, help="exit(1) at the request after so many")
     parser.add_argument("--exit-after", type=float, help="exit so many seconds after start")
     parser.add_argument("--die-mid-stream", action="store_true", help="the process dies mid-stream")
@@ -244,6 +245,7 @@ class StubEngine:
         final = self._envelope(is_chat, ".chunk", [last]) | self._usage(prompt_tokens, count)
         await response.write(b"data: " + json.dumps(final).encode() + b"\n\n")
         await response.write(b"data: [DONE]\n\n")
+        await asyncio.sleep(self.args.end_delay)
         await response.write_eof()
         if self.args.close_after_stream and request.transport is not None:
             request.transport.close()

@@ -89,9 +89,7 @@ def _made(library: str, kind: str, base: str, options: dict[str, Any]) -> Client
 
 
 @asynccontextmanager
-async def client_of(
-    library: str, kind: str, run: Running, **options: Any
-) -> AsyncIterator[Client]:
+async def client_of(library: str, kind: str, run: Running, **options: Any) -> AsyncIterator[Client]:
     """A client of a running gateway, with its key and without retries unless told otherwise."""
     client = _made(library, kind, run.base, {"api_key": KEY, "max_retries": 0} | options)
     try:

@@ -30,9 +30,7 @@ def text_of(events: list[Any]) -> str:
 
 
 @pytest.mark.parametrize("credentials", ["api_key", "auth_token"])
-async def test_a_message_whole_and_streamed(
-    stub: StubProcess, kind: str, credentials: str
-) -> None:
+async def test_a_message_whole_and_streamed(stub: StubProcess, kind: str, credentials: str) -> None:
     options: dict[str, Any] = {"api_key": None, "auth_token": None, credentials: KEY}
     async with (
         running([served(stub)]) as run,

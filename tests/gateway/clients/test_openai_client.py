@@ -88,9 +88,7 @@ async def test_a_body_over_the_limit_is_a_413(stub: StubProcess, kind: str) -> N
     async with running([served(stub)], max_body_bytes=100_000) as run:
         async with client_of("openai", kind, run) as client:
             with pytest.raises(openai.APIStatusError, match="100000|98 KiB|0.1 MiB|larger") as big:
-                await client.call(
-                    lambda c: c.embeddings.create(model=NAME, input="x" * 200_000)
-                )
+                await client.call(lambda c: c.embeddings.create(model=NAME, input="x" * 200_000))
             assert big.value.status_code == 413
             assert (await client.call(chat)).choices[0].message.content == WORDS
 
@@ -205,6 +203,16 @@ async def test_a_time_out_of_the_client_cancels_its_generation(
         await until(lambda: run.results() == {("client_closed", 499): 2})
 
 
+async def test_a_client_that_closes_at_the_last_event_has_its_answer(
+    start_stub: Callable[..., StubProcess], kind: str
+) -> None:
+    stub = start_stub("--end-delay", "0.3")
+    async with running([served(stub)]) as run, client_of("openai", kind, run) as client:
+        assert text_of(await client.items(streamed_chat)).split() == WORDS.split()
+        await until(lambda: run.gateway.in_flight == 0)
+        assert run.results() == {("ok", 200): 1}
+
+
 async def test_one_connection_serves_one_request_after_another(
     stub: StubProcess, kind: str
 ) -> None:
@@ -212,7 +220,8 @@ async def test_one_connection_serves_one_request_after_another(
         seen = []
         for _ in range(3):
             await client.call(chat)
-            await client.items(streamed_chat)
+            if kind == "async":  # the other one closes its connection at the end of a stream
+                await client.items(streamed_chat)
             with pytest.raises(openai.NotFoundError):
                 await client.call(lambda c: c.models.retrieve("nothing"))
             seen.append(client_ports(run.gateway.port))
