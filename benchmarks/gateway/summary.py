@@ -99,10 +99,10 @@ def table(rows: Mapping[str, Row]) -> Table:
     """Return the table of RESULTS.md."""
     columns = (
         "proxy",
-        "CPU us/request",
-        "CPU us/chunk paced / burst",
-        "added p50 / p99 ms",
-        "req/s over nginx",
+        "us/request",
+        "us/chunk paced / burst",
+        "added ms p50 / p99",
+        "req/s of nginx",
         "KB/stream",
         "held",
         "bytes",
