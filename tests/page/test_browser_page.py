@@ -77,7 +77,7 @@ async def test_models_are_counted_as_they_are_used(run: PageInstance) -> None:
             assert await run.chat(OTHER, tokens=5) == 200
         line = row(page, OTHER)
         await line.locator("td[data-label=Requests]").get_by_text("3", exact=True).wait_for()
-        assert "9 / 15" in await line.locator("td[data-label^=Tokens]").inner_text()
+        await line.locator("td[data-label^=Tokens]").get_by_text("9 / 15").wait_for()
         assert await line.locator("td[data-label=Status]").inner_text() == "ready"
         assert f"{run.url}/{OTHER}/v1" in await line.inner_text()
         await line.get_by_text("MiB").wait_for()
