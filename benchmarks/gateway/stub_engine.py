@@ -250,11 +250,20 @@ async def serve(port: int, socket_path: str | None) -> None:
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         running.add_signal_handler(number, ended.set)
-    await running.create_server(lambda: Connection(engine), "127.0.0.1", port, backlog=_BACKLOG)
+    # Kept until the end: uvloop closes a server that nobody refers to.
+    servers = [
+        await running.create_server(lambda: Connection(engine), "127.0.0.1", port, backlog=_BACKLOG)
+    ]
     if socket_path:
-        await running.create_unix_server(lambda: Connection(engine), socket_path, backlog=_BACKLOG)
+        servers.append(
+            await running.create_unix_server(
+                lambda: Connection(engine), socket_path, backlog=_BACKLOG
+            )
+        )
     click.echo("listening")
     await ended.wait()
+    for server in servers:
+        server.close()
 
 
 @click.command()

@@ -96,15 +96,15 @@ def all_targets() -> dict[str, Target]:
         Target("gateway", "key, limit, telemetry", lambda _: "", _gateway("tcp")),
         Target("gateway-unix", "the same, engine on a Unix socket", lambda _: "", _gateway("unix")),
         Target("sglang-router", "Rust", _peer_version("sglang-router"), _sglang_router),
-        Target("aiohttp", "least server and client", _aiohttp_version, _aiohttp()),
+        Target("aiohttp", "least server and client", _aiohttp_version, aiohttp_command()),
         Target("http-router", "the ClearML SDK's", _peer_version("http-router"), _http_router),
         Target("litellm", "its proxy", _peer_version("litellm"), _litellm, may_rewrite=True),
-        Target("aiohttp-again", "the same", _aiohttp_version, _aiohttp(), is_control=True),
+        Target("aiohttp-again", "the same", _aiohttp_version, aiohttp_command(), is_control=True),
         Target(
             "aiohttp-50us",
             "50 us wasted in each request",
             _aiohttp_version,
-            _aiohttp("--busy-us", "50"),
+            aiohttp_command("--busy-us", "50"),
             is_control=True,
         ),
     ]
@@ -210,7 +210,9 @@ def _gateway(way: str) -> Callable[[Place, Mapping[str, str]], Command]:
     return command
 
 
-def _aiohttp(*options: str) -> Callable[[Place, Mapping[str, str]], Command]:
+def aiohttp_command(*options: str) -> Callable[[Place, Mapping[str, str]], Command]:
+    """Return how the aiohttp proxy is run with further options."""
+
     def command(place: Place, peers: Mapping[str, str]) -> Command:
         module = "benchmarks.gateway.peers.aiohttp_proxy"
         argv = (sys.executable, "-m", module, "--port", str(place.port))

@@ -1,12 +1,13 @@
 """Scalars and plots of a task: kept with the moment they were measured at, and sent in big batches.
 
-Measured with the SDK 2.1 against a server that was stopped and started again, a point a second:
-its reporter stamps points when `report_scalar` is called, loses none in an outage and keeps their
-order. It keeps them in a queue without bound, tries again with growing pauses of up to two minutes
-(so that its points come that much later still), and its flush waits for as long as the server is
-away, so an instance that ends meanwhile takes the queue with it. Called from our outbox, which stops
-at the first job that fails, `report_scalar` itself came late, and so did the stamp. Hence points go
-to ``events.add_batch`` from here; only an offline task leaves them to the SDK.
+Measured with the SDK 2.1 on a real server, a point a second. Server stopped for 20 s and 150 s and
+started again: its reporter stamps points when `report_scalar` is called, loses none and keeps their
+order, in a queue without bound; it tries again after growing pauses, so that its points came 7 s and
+57 s after the server. Server answering 500 for 15 s, as with its database down: every point of that
+time is lost. Its flush waits for as long as the server is away, so an instance that ends meanwhile
+loses the queue. And called from our outbox, which stops at the first job that fails, `report_scalar`
+itself came late, and so did the stamp. Hence points go to ``events.add_batch`` from here; only an
+offline task leaves them to the SDK.
 
 A batch that the server took while its answer got lost is sent again: the server replaces a point of
 the same title, series and iteration, so it is not there twice.

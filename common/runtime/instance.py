@@ -17,6 +17,7 @@ from common.runtime.access import Access, make_access, make_tls
 from common.runtime.app import App, InstalledEngine, ModelExtras
 from common.runtime.checking import Checked
 from common.runtime.console import SUPERVISOR_MARK, Console
+from common.runtime.engine_tokens import EngineTokenReader
 from common.runtime.hosted_model import HostedModel
 from common.runtime.idle import Activity, is_over_limit
 from common.runtime.instance_view import RunningView
@@ -31,6 +32,8 @@ ENDING = f"{SUPERVISOR_MARK} stopping"
 _LOAD_WAIT_S = 600.0
 # An abort promises engines gone within two seconds of the drain's end.
 _ENGINE_GRACE_S = 1.5
+# An engine that does not answer its metrics is no reason to keep it.
+_LAST_COUNT_S = 2.0
 _CANCEL_GRACE_S = 2.0
 
 
@@ -66,6 +69,7 @@ class Instance:
         self.models: list[HostedModel] = []
         self.ready_at: float | None = None
         self.recorder = Recorder()
+        self.tokens = EngineTokenReader(self)
         self.gateway: Gateway | None = None
         self.view: RunningView | None = None
         self.access: Access | None = None
@@ -184,6 +188,7 @@ class Instance:
                 status=409,
                 code="not_loaded",
             )
+        await self.tokens.read_one(model, _LAST_COUNT_S)
         await model.stop(_ENGINE_GRACE_S)
 
     async def sleep(self, name: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from common.runtime.app import AnySettings, InstalledEngine
@@ -50,18 +49,13 @@ class RunningView:
         """Return the Prometheus exposition and its content type."""
         return await self._scrape.render(), CONTENT_TYPE
 
-    async def tick(self, count_tokens: Callable[[], Awaitable[object]]) -> None:
-        """Measure what the charts show, if that is due; call it every few seconds.
-
-        Args:
-            count_tokens: Takes over the engines' own token totals: without it the charts would show
-                the tokens of several intervals at once.
-        """
+    async def tick(self) -> None:
+        """Measure what the charts show, if that is due; call it every few seconds."""
         now = time.monotonic()
         if now < self._next_tick:
             return
         self._next_tick = now + EVERY_S
-        await count_tokens()
+        await self._instance.tokens.read()
         await self.memory.read(self._instance.models)
         if self._history.tick(self._instance.recorder.snapshot(), self.memory.models):
             self._charts = None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from common.clearml.instance import InstanceTask
 from common.clearml.model_endpoints import REPORT_EVERY_S
-from common.errors import EngineCrashError
 from common.runtime.app import AnySettings
 from common.runtime.endpoint_rows import LastMinute, ModelFacts, endpoint_entry
 from common.runtime.engine_memory import EngineMemory
@@ -17,7 +16,6 @@ from common.runtime.hosted_model import HostedModel
 from common.runtime.idle import InstanceStatus, idle_seconds, instance_status
 from common.runtime.instance import Instance
 from common.runtime.status import ModelRow, status_values
-from common.telemetry.engine_metrics import parse_engine_tokens
 from common.telemetry.plots import (
     LATENCY_PLOT,
     MODELS_PLOT,
@@ -28,12 +26,30 @@ from common.telemetry.plots import (
 )
 from common.telemetry.scalars import memory_scalars, scalars_between
 
-STATUS_EVERY_S = 2.0
-SCALARS_EVERY_S = 15.0
-PLOTS_EVERY_S = 60.0
 IDLE_SCALAR = ("Idle Time (Hours)", "instance")
-_SNAPSHOT_EVERY_S = 5.0
-_METRICS_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds between two reports of a kind.
+
+    Attributes:
+        status: ``Status/*``, as far as it changed; nothing is reported more often.
+        snapshot: What the last minute of Model Endpoints is measured with.
+        scalars: The models' points.
+        endpoints: Rows of Model Endpoints.
+        plots: Plots that changed.
+    """
+
+    status: float = 2.0
+    snapshot: float = 5.0
+    scalars: float = 15.0
+    endpoints: float = REPORT_EVERY_S
+    plots: float = 60.0
+
+
+RATES = Rates()
+"""What a server is asked to bear."""
 
 
 class _Timer:
@@ -59,6 +75,7 @@ class Reporting:
         settings: The instance's settings.
         say: Gets a line for the console when the status changes.
         memory: Reads the machine.
+        rates: How often.
     """
 
     def __init__(
@@ -68,6 +85,7 @@ class Reporting:
         settings: AnySettings,
         say: Callable[[str], None],
         memory: EngineMemory | None = None,
+        rates: Rates = RATES,
     ) -> None:
         self._instance = instance
         self._task = task
@@ -83,15 +101,14 @@ class Reporting:
         self._last = instance.recorder.snapshot()
         self._minute = LastMinute()
         self._minute.add(self._last)
-        self._counted: dict[str, int] = {}
         self._said: InstanceStatus = "loading"
         self._serving_since: dict[str, float] = {}
         self._rows: list[tuple[str, str]] = []
         self._plotted: dict[tuple[str, str], Figure] = {}
-        self._snapshot_timer = _Timer(_SNAPSHOT_EVERY_S)
-        self._scalars_timer = _Timer(SCALARS_EVERY_S)
-        self._endpoints_timer = _Timer(REPORT_EVERY_S)
-        self._plots_timer = _Timer(PLOTS_EVERY_S)
+        self._snapshot_timer = _Timer(rates.snapshot)
+        self._scalars_timer = _Timer(rates.scalars)
+        self._endpoints_timer = _Timer(rates.endpoints)
+        self._plots_timer = _Timer(rates.plots)
         self._last_action_timer = _Timer(settings.idle.report_interval_s)
 
     async def tick(self) -> None:
@@ -129,7 +146,7 @@ class Reporting:
 
     async def write_scalars(self) -> None:
         """Report what happened since the last report, one series per model."""
-        await self.count_tokens()
+        await self._instance.tokens.read()
         snapshot = self._instance.recorder.snapshot()
         points: list[tuple[str, str, float]] = list(scalars_between(self._last, snapshot))
         self._last = snapshot
@@ -143,12 +160,6 @@ class Reporting:
         self._report_plots()
         self._report_requests()
         self.write_status(ending)
-
-    async def count_tokens(self, timeout_s: float = _METRICS_TIMEOUT_S) -> None:
-        """Take the token totals of the engines that run; before these end, the last chance for it."""
-        await asyncio.gather(
-            *(self._count_tokens(model, timeout_s) for model in self._instance.models)
-        )
 
     def _say_status(self, status: InstanceStatus) -> None:
         if status != self._said:
@@ -232,29 +243,3 @@ class Reporting:
             progress=self._instance.progress_of(model),
             is_embedding=self._facts[model.name].is_embedding,
         )
-
-    async def _count_tokens(self, model: HostedModel, timeout_s: float) -> None:
-        """Take the engine's own token totals, unless no request has come since the last time."""
-        engine = self._instance.engine
-        path = engine.metrics_path if engine else None
-        requests = self._instance.recorder.snapshot().models[model.name]
-        seen = requests.requests + requests.in_flight
-        gateway = self._instance.gateway
-        if (
-            gateway is None
-            or path is None
-            or model.status != "ready"
-            or self._counted.get(model.name) == seen
-        ):
-            return
-        asked_at = self._instance.recorder.now()
-        try:
-            text = await gateway.engine_text(model.name, path, timeout_s)
-            # That of vLLM is long enough to hold up a stream.
-            tokens = await asyncio.to_thread(parse_engine_tokens, text)
-        except (EngineCrashError, ValueError):
-            return  # the engine is busy or gone; its totals are read next time
-        if tokens is not None:
-            self._instance.recorder.observe_engine_tokens(model.name, tokens, asked_at)
-        if not requests.in_flight:
-            self._counted[model.name] = seen

@@ -33,7 +33,7 @@ from common.runtime.not_yet import without_effect
 from common.runtime.offline_keys import forget_key, keep_key
 from common.runtime.reachability import check_address
 from common.runtime.redaction import secret_variables
-from common.runtime.reporting import STATUS_EVERY_S, Reporting
+from common.runtime.reporting import RATES, Rates, Reporting
 from common.runtime.status import key_dashboard
 from common.runtime.stopping import StopReason, StopRequest
 
@@ -57,6 +57,7 @@ class RunRequest:
         name: Instance name for a new task.
         project: Project for a new task.
         offline: No ClearML server, even if one is configured.
+        rates: How often it reports to the ClearML server.
     """
 
     app: App
@@ -64,6 +65,7 @@ class RunRequest:
     name: str = ""
     project: str = ""
     offline: bool = False
+    rates: Rates = RATES
 
 
 def run(request: RunRequest) -> int:
@@ -93,7 +95,7 @@ def _run(request: RunRequest, console: Console) -> int:
     report = InstanceTask(task, api, console.line, console.debug)
     parameters = _parameters(request, task, report)
     report.reset_status()
-    return _Run(request.app, report, task, console).execute(parameters)
+    return _Run(request, report, task, console).execute(parameters)
 
 
 def exit_now(code: int) -> None:
@@ -127,8 +129,11 @@ def _public(request: RunRequest) -> dict[str, Any]:
 class _Run:
     """The steps of one run, and what they have to share."""
 
-    def __init__(self, app: App, report: InstanceTask, task: OpenTask, console: Console) -> None:
-        self._app = app
+    def __init__(
+        self, request: RunRequest, report: InstanceTask, task: OpenTask, console: Console
+    ) -> None:
+        self._app = request.app
+        self._rates = request.rates
         self._report = report
         self._task = task
         self._console = console
@@ -193,15 +198,16 @@ class _Run:
                     checked.settings,
                     self._console.line,
                     instance.view.memory,
+                    self._rates,
                 )
                 self._announce(instance, checked.settings)
                 status = reporting
                 instance.on_progress = lambda: status.write_status(None)
                 reaching = asyncio.create_task(self._route(instance, checked.settings).run())
-                while not await stop.wait(STATUS_EVERY_S if instance.ready_at else 0.5):
+                while not await stop.wait(self._rates.status if instance.ready_at else 0.5):
                     instance.check_idle()
                     await reporting.tick()
-                    await instance.view.tick(reporting.count_tokens)
+                    await instance.view.tick()
         finally:
             if reaching is not None:
                 reaching.cancel()
@@ -216,8 +222,7 @@ class _Run:
         """Drain, end everything, and write the last reports."""
         try:
             await instance.drain()
-            if reporting is not None:
-                await reporting.count_tokens(_LAST_COUNT_S)
+            await instance.tokens.read(_LAST_COUNT_S)
         finally:
             self._ending_since = time.monotonic()
             await instance.close()

@@ -46,7 +46,7 @@ class RequestRecord:
     """
 
     __slots__ = (
-        *("_before", "_before_that", "_first", "_first_at", "_key", "_last", "_last_at"),
+        *("_before", "_before_that", "_first", "_first_at", "_key", "_last"),
         *("_events", "_phase", "_recorder", "_totals", "_waited_from"),
         *("arrived", "model"),
     )
@@ -61,7 +61,7 @@ class RequestRecord:
         self._totals: ModelTotals | None = None
         self._key: KeyCounts | None = None
         self._phase = _OPEN
-        self._first_at = self._last_at = 0.0
+        self._first_at = 0.0
         self._events = 0
         self._first = self._last = self._before = self._before_that = b""
 
@@ -111,11 +111,9 @@ class RequestRecord:
         if self._phase == _CLOSED:
             return
         if self._last:
-            if self._first_at:
-                self._last_at = self._recorder.now()
-                # Those that are still kept at the end are counted then, if they have to be.
-                if self._before_that:
-                    self._events += self._before_that.count(EVENT)
+            # Those that are still kept at the end are counted then, if they have to be.
+            if self._before_that:
+                self._events += self._before_that.count(EVENT)
             self._before_that = self._before
             self._before = self._last
         else:
@@ -156,13 +154,13 @@ class RequestRecord:
             totals.failures[result] = totals.failures.get(result, 0) + 1
             if outcome is _OK and status < 400:  # a quick "no" of the engine is no latency
                 totals.latency.observe(now - self.arrived)
+        is_stream = bool(self._before)  # of several pieces: a single one tells no time per token
         usage = NO_USAGE if not self._last else self._read_usage(totals)
         prompt, completion, _ = usage
         if self._first_at:
             totals.first_token.observe(self._first_at - self.arrived)
-            if self._last_at and completion > 1 and outcome is _OK:
-                spent = self._last_at - self._first_at
-                totals.per_token.observe(spent / (completion - 1))
+            if is_stream and completion > 1 and outcome is _OK:
+                totals.per_token.observe((now - self._first_at) / (completion - 1))
         key = self._key
         if key is not None:
             key.requests += 1

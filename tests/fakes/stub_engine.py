@@ -4,7 +4,8 @@
 
 The text that it "generates" is the words ``tok0 tok1 ...``, so that tests know every byte. What it
 saw is at ``GET /stub/stats``; ``/v1/echo`` returns the request's body, ``/v1/inspect`` describes
-the request. With ``STUB_API_KEY`` in its environment it asks for that key as vLLM does.
+the request. A request's ``stub_seconds`` is how long its answer takes, its ``stub_status`` an error to
+answer with. With ``STUB_API_KEY`` in its environment it asks for that key as vLLM does.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--token-delay", type=float, default=0.0, help="seconds between tokens")
     parser.add_argument("--first-delay", type=float, default=0.0, help="seconds to the first token")
     parser.add_argument("--end-delay", type=float, default=0.0, help="seconds after [DONE]")
+    parser.add_argument("--as-asked", action="store_true", help="streams as vLLM's: usage if asked")
+    parser.add_argument("--ledger", help="file that gets a line for the tokens of all its lives")
     parser.add_argument("--crash-after", type=int, help="exit(1) at the request after so many")
     parser.add_argument("--exit-after", type=float, help="exit so many seconds after start")
     parser.add_argument("--die-mid-stream", action="store_true", help="the process dies mid-stream")
@@ -191,18 +194,28 @@ class StubEngine:
     async def _generate(
         self, request: web.Request, body: dict[str, Any], prompt_tokens: int, is_chat: bool
     ) -> web.StreamResponse:
-        count = body.get("max_tokens") or body.get("max_completion_tokens") or self.args.tokens
-        self.stats.prompt_tokens += prompt_tokens
+        count = int(body.get("max_tokens") or body.get("max_completion_tokens") or self.args.tokens)
+        if "stub_status" in body:
+            return self._error(body["stub_status"])
+        self._count_tokens(prompt_tokens, 0)
         if body.get("stream"):
-            return await self._stream(request, int(count), prompt_tokens, is_chat)
-        await asyncio.sleep(self.args.first_delay + self.args.token_delay * int(count))
-        text = " ".join(f"tok{i}" for i in range(int(count)))
-        self.stats.generated_tokens += int(count)
+            return await self._stream(request, body, count, prompt_tokens, is_chat)
+        seconds = self.args.first_delay + self.args.token_delay * count
+        await asyncio.sleep(body.get("stub_seconds", seconds))
+        text = " ".join(f"tok{i}" for i in range(count))
+        self._count_tokens(0, count)
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
         choice |= {"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
         return web.json_response(
             self._envelope(is_chat, "", [choice]) | self._usage(prompt_tokens, count)
         )
+
+    def _count_tokens(self, prompt: int, generated: int) -> None:
+        self.stats.prompt_tokens += prompt
+        self.stats.generated_tokens += generated
+        if self.args.ledger:
+            with open(self.args.ledger, "a", encoding="utf-8") as ledger:
+                ledger.write(f"{prompt} {generated}\n")
 
     def _envelope(
         self, is_chat: bool, suffix: str, choices: list[dict[str, Any]]
@@ -222,34 +235,49 @@ class StubEngine:
         return {"usage": usage | {"total_tokens": total}}
 
     async def _stream(
-        self, request: web.Request, count: int, prompt_tokens: int, is_chat: bool
+        self,
+        request: web.Request,
+        body: dict[str, Any],
+        count: int,
+        prompt_tokens: int,
+        is_chat: bool,
     ) -> web.StreamResponse:
+        seconds = body.get("stub_seconds", self.args.token_delay * count)
+        has_usage = (body.get("stream_options") or {}).get("include_usage")
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         if self.args.close_after_stream:
             response.headers["Keep-Alive"] = "timeout=5, max=100"  # a promise it breaks below
         await response.prepare(request)
         await asyncio.sleep(self.args.first_delay)
+        if self.args.as_asked and is_chat:
+            opening = {"index": 0, "delta": {"role": "assistant", "content": ""}}
+            await self._send_event(response, self._envelope(is_chat, ".chunk", [opening]))
         for index in range(count):
             if index == max(1, count // 2):
                 self._misbehave(request)
             text = f"tok{index} "
             choice: dict[str, Any] = {"index": 0, "finish_reason": None}
             choice |= {"delta": {"content": text}} if is_chat else {"text": text}
-            event = self._envelope(is_chat, ".chunk", [choice])
-            await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
-            self.stats.generated_tokens += 1
-            if self.args.token_delay:
-                await asyncio.sleep(self.args.token_delay)
+            await self._send_event(response, self._envelope(is_chat, ".chunk", [choice]))
+            self._count_tokens(0, 1)
+            if seconds:
+                await asyncio.sleep(seconds / count)
         last: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
         last |= {"delta": {}} if is_chat else {"text": ""}
-        final = self._envelope(is_chat, ".chunk", [last]) | self._usage(prompt_tokens, count)
-        await response.write(b"data: " + json.dumps(final).encode() + b"\n\n")
+        usage = self._usage(prompt_tokens, count)
+        if not self.args.as_asked:
+            await self._send_event(response, self._envelope(is_chat, ".chunk", [last]) | usage)
+        elif has_usage:
+            await self._send_event(response, self._envelope(is_chat, ".chunk", []) | usage)
         await response.write(b"data: [DONE]\n\n")
         await asyncio.sleep(self.args.end_delay)
         await response.write_eof()
         if self.args.close_after_stream and request.transport is not None:
             request.transport.close()
         return response
+
+    async def _send_event(self, response: web.StreamResponse, event: dict[str, Any]) -> None:
+        await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
 
     def _misbehave(self, request: web.Request) -> None:
         if self.args.die_mid_stream:
@@ -299,6 +327,8 @@ class StubEngine:
     async def embeddings(self, request: web.Request) -> web.Response:
         body = await request.json()
         inputs = body["input"] if isinstance(body["input"], list) else [body["input"]]
+        self._count_tokens(len(inputs), 0)
+        await asyncio.sleep(body.get("stub_seconds", 0.0))
         data = [
             {"object": "embedding", "index": i, "embedding": [0.5, float(i)]}
             for i in range(len(inputs))
@@ -374,7 +404,9 @@ class StubEngine:
         return web.Response(body=(bytes(range(251)) * (count // 251 + 1))[:count])
 
     async def fail(self, request: web.Request) -> web.Response:
-        status = int(request.match_info["status"])
+        return self._error(int(request.match_info["status"]))
+
+    def _error(self, status: int) -> web.Response:
         error = {"message": "the engine's own words", "type": "stub_error", "code": status}
         return web.json_response({"error": error}, status=status, headers={"X-Stub": "failed"})
 

@@ -117,7 +117,7 @@ async def _tick(instance: Instance) -> None:
     """What the loop of a run does."""
     assert instance.view is not None
     while True:
-        await instance.view.tick(instance.view.metrics)
+        await instance.view.tick()
         await asyncio.sleep(0.2)
 
 

@@ -77,7 +77,7 @@ async def test_models_are_counted_as_they_are_used(run: PageInstance) -> None:
             assert await run.chat(OTHER, tokens=5) == 200
         line = row(page, OTHER)
         await line.locator("td[data-label=Requests]").get_by_text("3", exact=True).wait_for()
-        assert "9 / 15" in await line.locator("td[data-label^=Tokens]").inner_text()
+        await line.locator("td[data-label^=Tokens]").get_by_text("9 / 15").wait_for()
         assert await line.locator("td[data-label=Status]").inner_text() == "ready"
         assert f"{run.url}/{OTHER}/v1" in await line.inner_text()
         await line.get_by_text("MiB").wait_for()
@@ -138,6 +138,37 @@ async def test_charts_get_points_of_every_model(run: PageInstance) -> None:
         await requests.locator("svg").focus()
         await page.keyboard.press("Home")
         await requests.locator(".cursor").wait_for(state="attached")
+        assert watched.complaints == []
+
+
+async def test_an_hour_is_drawn_with_its_gaps_and_older_points_go(run: PageInstance) -> None:
+    """The route of the data is answered with a long history; a point every five seconds."""
+    until_s = 1_800_000_000.0
+    times = [until_s - 5 * (899 - i) for i in range(900)]
+    latency = [None if i % 100 == 50 else 20.0 + i % 7 for i in range(900)]
+    series = {"requests": [2] * 900, "latency_p50_ms": latency, "memory_bytes": [2**30] * 900}
+    charts = {"every_s": 5.0, "times": times, "models": {CHAT: series, OTHER: series}}
+
+    async def with_history(route: Any) -> None:
+        answer = await route.fetch()
+        state = await answer.json()
+        await route.fulfill(response=answer, json=state | {"charts": charts})
+        charts["times"], charts["models"] = [], {}
+
+    async with browsing(viewport={"width": 1280, "height": 900}) as (page, watched):
+        await page.route("**/?data=state*", with_history)
+        await log_in(page, run.url)
+        latencies = page.locator(".chart").filter(has_text="Latency (ms)")
+        line = latencies.locator("path.series").first
+        await line.wait_for(state="attached")
+        drawn = await line.get_attribute("d")
+        # 721 points of the hour, seven of them gaps; each begins a part of the line.
+        assert drawn.count("M") == 8
+        assert drawn.count("M") + drawn.count("L") == 721 - 7
+        requests = page.locator(".chart").filter(has_text="Requests per minute")
+        assert await requests.locator(".legend .value").first.inner_text() == "24"
+        memory = page.locator(".chart").filter(has_text="Memory (GiB)")
+        assert await memory.locator(".legend .value").first.inner_text() == "1"
         assert watched.complaints == []
 
 

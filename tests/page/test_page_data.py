@@ -6,7 +6,8 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from common.gateway.auth import OpenAuthenticator
+from common.gateway.auth import Authenticator, OpenAuthenticator
+from common.gateway.clearml_auth import ClearMLAuthenticator, ServerAwayError, Verdict
 from common.gateway.key_file import KEY_FILE_VARIABLE, add_key
 from common.gateway.keys import Role, make_entry
 from common.gateway.models import GatewaySettings
@@ -98,22 +100,29 @@ class CountingView:
         return {"lines": [], "next": after}
 
 
-async def test_a_state_is_put_together_once_a_second_at_most() -> None:
-    now = [100.0]
-    view = CountingView()
-    settings = GatewaySettings(None, (0,), 1, 1.0, None, None, "test")
-    routes = PageRoutes(
-        settings,
+def page_routes(
+    authenticator: Authenticator,
+    view: CountingView | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> PageRoutes:
+    """The routes of a gateway without models."""
+    return PageRoutes(
+        GatewaySettings(None, (0,), 1, 1.0, None, None, "test"),
         (),
-        OpenAuthenticator(),
+        authenticator,
         Recorder(),
         view,
         SignIn(None, lambda: None),
         in_flight=lambda _: 0,
         is_draining=lambda: False,
         has_operations=False,
-        clock=lambda: now[0],
+        clock=clock,
     )
+
+
+async def test_a_state_is_put_together_once_a_second_at_most() -> None:
+    now = [100.0]
+    routes = page_routes(OpenAuthenticator(), CountingView(), lambda: now[0])
 
     async def status() -> str:
         answer = await routes.answer(PageRequest("GET", "data=state", {}, {}), None)
@@ -124,6 +133,27 @@ async def test_a_state_is_put_together_once_a_second_at_most() -> None:
     assert await status() == "asked 1"
     now[0] += 0.02
     assert {await status() for _ in range(20)} == {"asked 2"}
+
+
+async def test_with_clearml_tokens_the_form_asks_for_one_and_says_what_is_wrong() -> None:
+    verdicts = {"no.e30.x": Verdict.UNKNOWN, "other.e30.x": Verdict.MAY_NOT_READ}
+
+    def ask(token: str) -> Verdict:
+        if token not in verdicts:
+            raise ServerAwayError("it is away")
+        return verdicts[token]
+
+    routes = page_routes(ClearMLAuthenticator(ask))
+    form = await routes.answer(PageRequest("GET", "", {}, {}), None)
+    assert form.status == 200
+    assert "ClearML token" in form.body.decode()
+    assert "clearml-deploy token" in form.body.decode()
+    for token, status in (("no.e30.x", 401), ("other.e30.x", 403), ("away.e30.x", 503)):
+        request = PageRequest("POST", "", {}, {}, f"key={token}".encode())
+        answer = await routes.answer(request, None)
+        assert answer.status == status
+        assert 'role="alert"' in answer.body.decode()
+        assert "Set-Cookie" not in answer.headers
 
 
 async def test_a_key_for_use_sees_its_models_and_no_console(

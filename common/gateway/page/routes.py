@@ -122,7 +122,7 @@ class PageRoutes:
         except DeployError as error:
             if "data" in query:
                 raise
-            return self._login_form(str(error), 401)
+            return self._login_form(str(error), error.http_status)
         if query.get("data") == ["state"]:
             if identity is None:
                 raise self._authenticator.refuse(secret)
@@ -193,7 +193,7 @@ class PageRoutes:
             if await self._authenticator.identify(secret) is None:
                 raise self._authenticator.refuse(secret)
         except DeployError as error:
-            return self._login_form(str(error), 401)
+            return self._login_form(str(error), error.http_status)
         return _to_page(self._sign_in.open(secret, is_tls=request.is_tls))
 
     def _login_form(self, message: str, status: int) -> PageAnswer:
