@@ -25,7 +25,6 @@ from common.runtime.access import KEYS_CONFIGURATION, is_loopback
 from common.runtime.app import AnySettings, App
 from common.runtime.checking import Checked, check_parameters
 from common.runtime.console import Console
-from common.runtime.event_loop import run_loop
 from common.runtime.exit_codes import exit_code_of
 from common.runtime.external_route import ExternalRoute, why_no_route
 from common.runtime.instance import Instance
@@ -158,7 +157,7 @@ class _Run:
             console.line(f"WARNING: {line}")
         _configure_console(console, checked.settings)
         try:
-            reason = run_loop(self._serve(checked))
+            reason = asyncio.run(self._serve(checked))
         except DeployError as error:
             return self._end_failed(error)
         except Exception as error:  # noqa: BLE001 - the last resort: report it, end in order
