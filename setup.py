@@ -22,6 +22,7 @@ setup(
         "click>=8.1",
         "filelock>=3.13",
         "gputil>=1.4",
+        "httptools>=0.7",
         "huggingface-hub>=2.4",
         "nvidia-ml-py>=12.560",
         "packaging>=24.0",
@@ -33,6 +34,7 @@ setup(
         # GPUtil imports distutils, which Python 3.12 and later have from here.
         "setuptools>=70",
         "typing-extensions>=4.12",
+        "uvloop>=0.21; sys_platform != 'win32'",
     ],
     extras_require={
         # The prebuilt wheel: no compiler. The native llama-server is used instead where it exists.

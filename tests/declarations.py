@@ -24,11 +24,12 @@ OURS_IN_GENERAL = (
     "public_url",
     "tls_certificate_file",
     "tls_key_file",
+    "cors_origins",
     "drain_seconds",
     "max_body_mib",
 )
 
-OURS_IN_MODEL = ("max_waiting_requests", "max_queue_seconds")
+OURS_IN_MODEL = ("max_waiting_requests", "max_queue_seconds", "cancel_on_disconnect")
 
 
 def problems_of(settings: type[AnySettings], parameters: Mapping[str, Any]) -> list[Problem]:

@@ -41,6 +41,7 @@ OURS = frozenset(
         "max_concurrent_requests",
         "max_waiting_requests",
         "max_queue_seconds",
+        "cancel_on_disconnect",
         "max_input_tokens",
     }
 )

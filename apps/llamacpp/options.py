@@ -211,6 +211,11 @@ class LlamaCppModel(ModelOptions):
         help="A request that has waited so long for a place is denied with status 503. Empty: it waits until "
         "there is one. Only with Max Waiting Requests.",
     )
+    cancel_on_disconnect: bool | None = option(
+        "Cancel On Disconnect",
+        help="A client that hangs up cancels its generation, unless this is off: then the engine finishes "
+        "it. Default on.",
+    )
     numa: Literal["distributed", "isolate", "numactl"] | None = option(
         "NUMA",
         help="NUMA optimisation: distributed spreads over the nodes, isolate stays on one, numactl uses the "
@@ -347,6 +352,7 @@ class LlamaCppModel(ModelOptions):
             max_concurrent_requests=self.max_concurrent_requests,
             max_waiting_requests=self.max_waiting_requests,
             max_queue_s=self.max_queue_seconds,
+            cancel_on_disconnect=self.cancel_on_disconnect is not False,
             max_input_tokens=self.max_input_tokens,
             max_total_tokens=self.max_total_tokens,
         )

@@ -209,6 +209,11 @@ class VllmModel(ModelOptions):
         help="A request that has waited so long for a place is denied with status 503. Empty: it waits until "
         "there is one. Only with Max Waiting Requests.",
     )
+    cancel_on_disconnect: bool | None = option(
+        "Cancel On Disconnect",
+        help="A client that hangs up cancels its generation, unless this is off: then the engine finishes "
+        "it. Default on.",
+    )
     rope_theta: float | None = option(
         "RoPE Theta",
         flag="--rope-theta",
@@ -353,6 +358,7 @@ class VllmModel(ModelOptions):
             max_concurrent_requests=self.max_concurrent_requests,
             max_waiting_requests=self.max_waiting_requests,
             max_queue_s=self.max_queue_seconds,
+            cancel_on_disconnect=self.cancel_on_disconnect is not False,
         )
 
     @property

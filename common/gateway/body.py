@@ -8,15 +8,15 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from typing import IO, Any, TypeVar
 
-from aiohttp import web
-
 from common.errors import RequestError
 from common.gateway import model_field
+from common.gateway.http.incoming_body import IncomingBody
+from common.gateway.http.request import RequestHead
 
 T = TypeVar("T")
 
 INLINE_BYTES = 64 * 1024
-"""Bodies up to here are read at once: cheaper than streaming them, and they can be sent again."""
+"""Bodies up to here are read whole first: an engine is not kept waiting for a slow client."""
 
 MEMORY_BYTES = 1024 * 1024
 """A kept body beyond this goes to a temporary file without a name."""
@@ -25,54 +25,51 @@ FILE_BLOCK_BYTES = 256 * 1024
 
 
 class RequestBody:
-    """The body of one request; belongs to one handler.
+    """The body of one request; belongs to one exchange.
 
     Args:
-        request: The request, nothing of whose body has been read.
-        max_bytes: A larger body is refused.
+        head: The request's head.
+        incoming: What comes from the wire; nothing of it has been taken.
 
     Attributes:
-        failure: Why the upload was broken off while it was passed on; None when it was not.
-
-    Raises:
-        RequestError: 413; the announced length is too large already.
+        memory: The kept body; None when it is not kept, or in a file.
     """
 
-    def __init__(self, request: web.BaseRequest, max_bytes: int) -> None:
-        self._request = request
-        self._max_bytes = max_bytes
-        self._memory: bytes | None = None
+    def __init__(self, head: RequestHead, incoming: IncomingBody) -> None:
+        self._head = head
+        self._incoming = incoming
         self._file: IO[bytes] | None = None
-        self._size = 0
-        self._taken = False
-        self.failure: RequestError | None = None
-        length = request.content_length
-        if length is not None and length > max_bytes:
-            raise self._too_large()
-
-    @property
-    def content_type(self) -> str:
-        """Content-Type as the client wrote it."""
-        return self._request.headers.get("Content-Type", "")
+        self.memory: bytes | None = None
+        self._file_size = 0
 
     @property
     def is_present(self) -> bool:
         """Whether the request has a body at all."""
-        return bool(self._memory) or self._file is not None or self._request.can_read_body
+        return self._head.has_body
 
     @property
     def can_repeat(self) -> bool:
-        """Whether `payload` may be asked for again: nothing of a stream has been used up."""
-        return self._memory is not None or self._file is not None or not self._taken
+        """Whether the body may be sent again: nothing of a stream has been used up."""
+        return self.memory is not None or self._file is not None
+
+    @property
+    def size(self) -> int | None:
+        """Length of what `blocks` gives; None: unknown before its end."""
+        if self.memory is not None:
+            return len(self.memory)
+        return self._file_size if self._file is not None else self._head.content_length
 
     async def prepare(self) -> None:
-        """Read a small body at once; leave a large or unannounced one on the wire."""
-        if self._memory is not None or self._file is not None:
+        """Read a small body at once; leave a large or unannounced one on the wire.
+
+        Raises:
+            RequestError: It broke off.
+        """
+        if self._incoming.is_complete and self.memory is None and self._file is None:
+            self.memory = self._incoming.take()
             return
-        length = self._request.content_length
-        if not self._request.can_read_body:
-            self._memory = b""
-        elif length is not None and length <= INLINE_BYTES:
+        length = self._head.content_length
+        if length is not None and length <= INLINE_BYTES:
             await self.keep()
 
     async def keep(self) -> None:
@@ -81,32 +78,48 @@ class RequestBody:
         Raises:
             RequestError: 413 when it grows beyond the limit.
         """
-        if self._memory is not None or self._file is not None:
+        if self.memory is not None or self._file is not None:
             return
         blocks: list[bytes] = []
-        pending = 0
-        async for chunk in self._limited():
-            blocks.append(chunk)
-            pending += len(chunk)
-            if self._file is None and self._size > MEMORY_BYTES:
-                # Closed in close(); a temporary file without a name vanishes with its last handle.
-                self._file = await asyncio.to_thread(tempfile.TemporaryFile)
-            if self._file is not None and pending >= FILE_BLOCK_BYTES:
-                await asyncio.to_thread(self._file.writelines, blocks)
-                blocks, pending = [], 0
-        if self._file is None:
-            self._memory = b"".join(blocks)
+        pending = size = 0
+        file: IO[bytes] | None = None
+        try:
+            while block := await self._incoming.read():
+                blocks.append(block)
+                pending += len(block)
+                size += len(block)
+                if file is None and size > MEMORY_BYTES:
+                    # A temporary file without a name vanishes with its last handle.
+                    file = await asyncio.to_thread(tempfile.TemporaryFile)
+                if file is not None and pending >= FILE_BLOCK_BYTES:
+                    await asyncio.to_thread(file.writelines, blocks)
+                    blocks, pending = [], 0
+            if file is not None:
+                await asyncio.to_thread(file.writelines, blocks)
+                await asyncio.to_thread(file.flush)
+        except BaseException:
+            if file is not None:
+                file.close()
+            raise
+        if file is None:
+            self.memory = blocks[0] if len(blocks) == 1 else b"".join(blocks)
         else:
-            await asyncio.to_thread(self._file.writelines, blocks)
-            await asyncio.to_thread(self._file.flush)
+            self._file, self._file_size = file, size
 
-    def payload(self) -> bytes | AsyncIterator[bytes] | None:
-        """Return what an HTTP client sends; None for no body."""
-        if self._memory is not None:
-            return self._memory or None
-        if self._file is not None:
-            return self._from_file(self._file)
-        return self._from_wire()
+    async def blocks(self) -> AsyncIterator[bytes]:
+        """Yield a body that is not in memory; that on the wire once only.
+
+        Raises:
+            RequestError: It broke off.
+        """
+        file = self._file
+        if file is None:
+            while block := await self._incoming.read():
+                yield block
+            return
+        await asyncio.to_thread(file.seek, 0)
+        while block := await asyncio.to_thread(file.read, FILE_BLOCK_BYTES):
+            yield block
 
     async def json_fields(self, *names: str) -> dict[str, Any]:
         """Return plain top-level fields of a JSON body, which is kept for it.
@@ -131,19 +144,12 @@ class RequestBody:
         Raises:
             RequestError: As `json_fields`; 400 when the field is not a string.
         """
-        content_type = self.content_type
-        if content_type.lower().startswith("multipart/"):
+        if is_multipart(self._head):
+            content_type = self._head.content_type.decode("latin-1")
             return await self._look(
                 lambda data: model_field.multipart_field(data, content_type, "model")
             )
-        value = (await self.json_fields("model")).get("model")
-        if value is not None and not isinstance(value, str):
-            raise RequestError(
-                f"The field 'model' must be a string, not {type(value).__name__}.",
-                code="invalid_model",
-                param="model",
-            )
-        return value
+        return model_name((await self.json_fields("model")).get("model"))
 
     async def asks_for_stream(self) -> bool:
         """Whether a JSON body says ``"stream": true``; a body that cannot be read does not.
@@ -151,12 +157,12 @@ class RequestBody:
         Raises:
             RequestError: 413.
         """
-        if not self.is_present or self.content_type.lower().startswith("multipart/"):
+        if not self.is_present or is_multipart(self._head):
             return False
         try:
             return (await self.json_fields("stream")).get("stream") is True
         except RequestError as error:
-            if error.http_status == 413:
+            if error.http_status in (408, 413):
                 raise
             return False
 
@@ -165,21 +171,14 @@ class RequestBody:
         if self._file is not None:
             self._file.close()
             self._file = None
-            self._memory = b""
+            self.memory = b""
 
     async def _look(self, read: Callable[[model_field.Buffer], T]) -> T:
-        encoding = self._request.headers.get("Content-Encoding", "identity").lower()
-        if encoding not in ("", "identity"):
-            raise RequestError(
-                f"The gateway has to look into this request's body and cannot read the encoding "
-                f"{encoding!r}; send it uncompressed, or use the model's own path.",
-                status=415,
-                code="unsupported_encoding",
-            )
+        check_encoding(self._head)
         await self.keep()
         file = self._file
         if file is None:
-            memory = self._memory or b""
+            memory = self.memory or b""
             if len(memory) <= model_field.SMALL_BODY_BYTES:
                 return read(memory)
             return await asyncio.to_thread(read, memory)
@@ -190,38 +189,48 @@ class RequestBody:
 
         return await asyncio.to_thread(mapped)
 
-    async def _limited(self) -> AsyncIterator[bytes]:
-        self._taken = True
-        if not self._request.can_read_body:
-            return
-        await self._continue()
-        async for chunk in self._request.content.iter_any():
-            self._size += len(chunk)
-            if self._size > self._max_bytes:
-                self.failure = self._too_large()
-                raise self.failure
-            yield chunk
 
-    async def _continue(self) -> None:
-        """Answer ``Expect: 100-continue``: only now, so that a refused body is never sent."""
-        expects = self._request.headers.get("Expect", "").lower() == "100-continue"
-        if expects and self._request.transport is not None:
-            self._request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+def is_multipart(head: RequestHead) -> bool:
+    """Whether the body is a form with parts."""
+    return head.content_type[:10].lower() == b"multipart/"
 
-    async def _from_wire(self) -> AsyncIterator[bytes]:
-        async for chunk in self._limited():
-            yield chunk
 
-    async def _from_file(self, file: IO[bytes]) -> AsyncIterator[bytes]:
-        await asyncio.to_thread(file.seek, 0)
-        while block := await asyncio.to_thread(file.read, FILE_BLOCK_BYTES):
-            yield block
+def check_encoding(head: RequestHead) -> None:
+    """Refuse to look into a compressed body.
 
-    def _too_large(self) -> RequestError:
-        limit = self._max_bytes / 2**20
-        return RequestError(
-            f"The request's body is larger than the {limit:g} MiB that this instance takes "
-            "(General/max_body_mib).",
-            status=413,
-            code="body_too_large",
+    Raises:
+        RequestError: 415.
+    """
+    encoding = head.content_encoding.strip().lower()
+    if encoding not in (b"", b"identity"):
+        raise RequestError(
+            f"The gateway has to look into this request's body and cannot read the encoding "
+            f"{encoding.decode('latin-1')!r}; send it uncompressed, or use the model's own path.",
+            status=415,
+            code="unsupported_encoding",
         )
+
+
+def model_name(value: Any) -> str | None:
+    """Return the value of a `model` field.
+
+    Raises:
+        RequestError: 400; it is not a string.
+    """
+    if value is not None and not isinstance(value, str):
+        raise RequestError(
+            f"The field 'model' must be a string, not {type(value).__name__}.",
+            code="invalid_model",
+            param="model",
+        )
+    return value
+
+
+def too_large(max_bytes: int) -> RequestError:
+    """Return the 413 for a body above the limit."""
+    return RequestError(
+        f"The request's body is larger than the {max_bytes / 2**20:g} MiB that this instance takes "
+        "(General/max_body_mib).",
+        status=413,
+        code="body_too_large",
+    )

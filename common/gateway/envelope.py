@@ -7,10 +7,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aiohttp import web
-from multidict import CIMultiDict
-
 from common.errors import CapacityError, DeployError, RequestError
+from common.gateway.http.answer import Answer, json_answer
 
 DEFAULT_RETRY_AFTER_S = 5.0
 """For a model that is still loading: soon enough to be useful, rare enough not to be a load."""
@@ -38,21 +36,14 @@ class ErrorAnswer:
             }
         }
 
-    def response(self, *, is_last: bool = False) -> web.Response:
-        """Return the answer with its status.
-
-        Args:
-            is_last: Close the connection afterwards.
-        """
-        headers: CIMultiDict[str] = CIMultiDict()
+    def answer(self) -> Answer:
+        """Return the answer with its status."""
+        answer = json_answer(self.payload(), self.status)
         if self.retry_after_s is not None:
-            headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
+            answer.headers.append(("Retry-After", str(max(1, math.ceil(self.retry_after_s)))))
         if self.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        response = web.json_response(self.payload(), status=self.status, headers=headers)
-        if is_last:
-            response.force_close()
-        return response
+            answer.headers.append(("WWW-Authenticate", "Bearer"))
+        return answer
 
     def sse_event(self) -> bytes:
         """Return the answer as the one SSE event that ends a stream whose 200 is already out."""

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from aiohttp import web
-
 from common.gateway.exchange import Exchange
 
 COMMENT = b": the model is not ready yet, please wait\n\n"
@@ -23,26 +21,19 @@ async def wait_with_heartbeats(
     cancels `ready`.
 
     Args:
-        exchange: Gets its response prepared by the first comment.
+        exchange: Gets its answer begun by the first comment.
         ready: What to wait for.
         after_s: Seconds until the first comment.
         every_s: Seconds between two comments.
 
     Raises:
         Exception: Whatever `ready` raises.
-        ConnectionError: The client left.
     """
     task = asyncio.ensure_future(ready)
     try:
         await asyncio.wait({task}, timeout=after_s)
         while not task.done():
-            if exchange.response is None:
-                await exchange.commit(
-                    web.StreamResponse(
-                        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
-                    )
-                )
-            await exchange.write(COMMENT)
+            exchange.send_comment(COMMENT)
             await asyncio.wait({task}, timeout=every_s)
         task.result()
     finally:

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Sequence
-
-from aiohttp import web
+from collections.abc import Callable, Sequence
 
 from common.errors import ConfigurationError, Problem
+
+BACKLOG = 1024
+"""Connections that the system accepts for us: many clients may come at the same moment."""
 
 UNSPECIFIED_HOSTS = frozenset({"", "0.0.0.0", "::"})
 
 
 async def listen_on_first_free(
-    runner: web.BaseRunner,
+    protocol: Callable[[], asyncio.Protocol],
     host: str | None,
     ports: Sequence[int],
     tls: ssl.SSLContext | None = None,
-) -> int:
-    """Listen on the first port that is free, and return it.
+) -> tuple[asyncio.AbstractServer, int]:
+    """Listen on the first port that is free, and return the listener and the port.
 
     The port is tried by listening, not by looking: nobody can take it in between.
 
     Args:
-        runner: A runner that is set up.
+        protocol: Makes the protocol of each connection.
         host: Address; None: all interfaces.
         ports: Candidates; 0 lets the system choose.
         tls: Listen for TLS; None: plain.
@@ -33,12 +35,13 @@ async def listen_on_first_free(
     Raises:
         ConfigurationError: No candidate is free, or the address is not one of this machine's.
     """
+    loop = asyncio.get_running_loop()
     for port in ports:
-        site = web.TCPSite(runner, host or None, port, ssl_context=tls)
         try:
-            await site.start()
+            server = await loop.create_server(
+                protocol, host or None, port, ssl=tls, backlog=BACKLOG, reuse_address=True
+            )
         except OSError as error:
-            await site.stop()
             if error.errno in (errno.EADDRINUSE, errno.EACCES):
                 continue
             raise ConfigurationError(
@@ -51,8 +54,7 @@ async def listen_on_first_free(
                     )
                 ]
             ) from error
-        address = runner.addresses[0]
-        return int(address[1])
+        return server, int(server.sockets[0].getsockname()[1])
     raise ConfigurationError([Problem(_none_free(ports), "Port", "General/port")])
 
 

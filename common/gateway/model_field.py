@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import mmap
+import re
+from email.message import Message
 from typing import Any
 
-from aiohttp import parse_content_disposition
-
 from common.errors import RequestError
+
+_match_leading_model = re.compile(rb'\s*\{\s*"model"\s*:\s*"([^"\\\x00-\x1f]*)"\s*[,}]').match
 
 Buffer = bytes | mmap.mmap
 
@@ -34,6 +36,21 @@ def json_fields(body: Buffer, names: frozenset[str]) -> dict[str, Any]:
         values = {name: parsed[name] for name in names if name in parsed}
         return {n: v for n, v in values.items() if not isinstance(v, (dict, list))}
     return _scan_fields(body, names)
+
+
+def leading_model(body: bytes) -> str | None:
+    """Return the model's name where it is the first field of a JSON object and the only one so called.
+
+    None: it is not, or it has an unusual spelling; the body has to be read then. A body with one
+    `model` at its beginning need not be: what else may be wrong with it, the engine says.
+    """
+    found = _match_leading_model(body)
+    if found is None or body.count(b'"model"') > 1 or b"\\u" in body:
+        return None
+    try:
+        return found[1].decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def parse_object(body: Buffer) -> dict[str, Any]:
@@ -92,7 +109,10 @@ def _part_name(head: bytes) -> str | None:
     for line in head.decode("utf-8", "replace").split("\r\n"):
         key, _, value = line.partition(":")
         if key.strip().lower() == "content-disposition":
-            return parse_content_disposition(value.strip())[1].get("name")
+            part = Message()
+            part["Content-Disposition"] = value.strip()
+            found = part.get_param("name", header="Content-Disposition")
+            return found if isinstance(found, str) else None
     return None
 
 

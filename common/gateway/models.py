@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from common.engines.contract import EngineAddress
+from common.gateway.http.client_connection import Timeouts
 
 ModelStatus = Literal["loading", "ready", "sleeping", "offloaded", "failed"]
 
@@ -29,7 +30,7 @@ class Upstream(Protocol):
 
     @property
     def status(self) -> ModelStatus:
-        """State as clients see it; only advisory, `ensure_ready` is what gates a request."""
+        """State as clients see it. While it is ``ready``, `ensure_ready` would return at once."""
 
     @property
     def failure(self) -> str | None:
@@ -95,6 +96,7 @@ class ServedModel:
         adapters: Further names that its engine serves (LoRA); limits and counts are the model's.
         max_waiting_requests: So many of those over the limit wait for a place; None: none does.
         max_queue_s: Longest wait for a place in seconds; None: no limit.
+        cancel_on_disconnect: A client that leaves cancels its generation.
     """
 
     name: str
@@ -107,6 +109,7 @@ class ServedModel:
     adapters: tuple[str, ...] = ()
     max_waiting_requests: int | None = None
     max_queue_s: float | None = None
+    cancel_on_disconnect: bool = True
 
 
 @dataclass
@@ -125,6 +128,8 @@ class GatewaySettings:
         heartbeat_after_s: A waiting stream gets its first SSE comment after so long.
         heartbeat_every_s: And a further one at this interval.
         tls: Serve HTTPS with it; None: plain HTTP.
+        cors_origins: Pages of these origins may use the instance; ``*``: all.
+        timeouts: What clients may take their time for.
     """
 
     host: str | None
@@ -137,3 +142,5 @@ class GatewaySettings:
     heartbeat_after_s: float = 5.0
     heartbeat_every_s: float = 5.0
     tls: ssl.SSLContext | None = None
+    cors_origins: Sequence[str] = ()
+    timeouts: Timeouts = field(default_factory=Timeouts)

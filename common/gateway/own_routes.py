@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from aiohttp import web
+from typing import Any, Protocol
 
 from common.errors import RequestError
 from common.gateway.auth import (
@@ -13,16 +11,28 @@ from common.gateway.auth import (
     Identity,
     refuse_role,
     refuse_use,
-    secret_from_headers,
 )
+from common.gateway.http.answer import Answer, FieldMap, OwnRequest, json_answer
+from common.gateway.http.request import RequestHead, cookies
 from common.gateway.keys import Role
 from common.gateway.models import AdminOperations, GatewaySettings, InstanceView, ServedModel
-from common.gateway.page.routes import MAX_FORM_BYTES, PageRequest, PageRoutes
+from common.gateway.page.routes import PageRequest, PageRoutes
 from common.gateway.page.sign_in import SignIn
-from common.gateway.proxy import ModelProxy
 from common.gateway.routing import Own, RouteTable
 from common.telemetry.names import CONTENT_TYPE
 from common.telemetry.recorder import Recorder
+
+
+class InFlight(Protocol):
+    """Requests that are being answered."""
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether new ones are refused."""
+
+    def in_flight_of(self, name: str) -> int:
+        """Requests that hold a place at one model."""
+
 
 OPERATIONS = ("load", "sleep", "unload")
 
@@ -35,7 +45,6 @@ class OwnRoutes:
         settings: GatewaySettings,
         models: Sequence[ServedModel],
         routes: RouteTable,
-        proxy: ModelProxy,
         authenticator: Authenticator,
         recorder: Recorder,
         admin: AdminOperations | None,
@@ -45,12 +54,11 @@ class OwnRoutes:
         self._models = {model.name: model for model in models}
         self._parents = {adapter: model for model in models for adapter in model.adapters}
         self._routes = routes
-        self._proxy = proxy
+        self.proxy: InFlight | None = None
         self._authenticator = authenticator
         self._recorder = recorder
         self._admin = admin
         self._view = view
-        self.is_draining = False
         self._sign_in = SignIn(settings.task_id, lambda: settings.public_url)
         self._page = PageRoutes(
             settings,
@@ -59,55 +67,55 @@ class OwnRoutes:
             recorder,
             view,
             self._sign_in,
-            in_flight=proxy.in_flight_of,
-            is_draining=lambda: self.is_draining,
+            in_flight=self._in_flight_of,
+            is_draining=lambda: self._is_draining,
             has_operations=admin is not None,
         )
 
-    async def identify(self, request: web.BaseRequest) -> Identity:
+    async def identify(self, head: RequestHead) -> Identity:
         """Return who asks, by header or by the page's cookie.
 
         Raises:
             RequestError: 401; 403 for a session that is used from elsewhere than the page.
             CapacityError: It cannot be decided now.
         """
-        secret = self._secret(request)
+        secret = self.secret_of(head)
         identity = await self._authenticator.identify(secret)
         if identity is None:
             raise self._authenticator.refuse(secret)
         return identity
 
-    async def answer(self, request: web.BaseRequest, own: Own) -> web.Response:
+    async def answer(self, request: OwnRequest, own: Own) -> Answer:
         """Answer one of the own routes.
 
         Raises:
             DeployError: What the client gets as an error.
         """
         if own.route == "health":
-            return web.json_response({"status": "ok"})
+            return json_answer({"status": "ok"})
         if own.route == "ready":
             return self._ready()
         if own.route == "page":
             return await self._answer_page(request)
-        identity = await self.identify(request)
+        identity = await self.identify(request.head)
         if own.route == "metrics":
             return await self._metrics()
         if identity.role is Role.METRICS:
             raise refuse_use(identity)
         if own.route == "models":
-            return web.json_response(self._model_list(identity.models))
+            return json_answer(self._model_list(identity.models))
         if own.route == "model":
-            return web.json_response(self._named_entry(own.detail))
+            return json_answer(self._named_entry(own.detail))
         return await self._operate(identity, own.detail)
 
-    def _ready(self) -> web.Response:
-        is_ready = not self.is_draining and any(
+    def _ready(self) -> Answer:
+        is_ready = not self._is_draining and any(
             model.upstream.status == "ready" for model in self._models.values()
         )
         if is_ready:
-            return web.json_response({"status": "ready"})
-        status = "draining" if self.is_draining else "not ready"
-        return web.json_response({"status": status}, status=503, headers={"Retry-After": "5"})
+            return json_answer({"status": "ready"})
+        status = "draining" if self._is_draining else "not ready"
+        return json_answer({"status": status}, status=503, headers={"Retry-After": "5"})
 
     def _model_list(self, names: frozenset[str] | None) -> dict[str, Any]:
         """The models with their adapters; those named only, as a key may use some of them."""
@@ -151,23 +159,24 @@ class OwnRoutes:
             raise self._routes.unknown_model(name)
         return model
 
-    async def _metrics(self) -> web.Response:
+    async def _metrics(self) -> Answer:
         if self._view is not None:
             body, content_type = await self._view.metrics()
-            return web.Response(body=body, headers={"Content-Type": content_type})
+            return Answer(200, body, content_type)
         # Imported at the first scrape: an instance that nobody scrapes does not pay for it.
         from common.telemetry.prometheus import render_metrics
 
         statuses = {name: model.upstream.status for name, model in self._models.items()}
-        body = render_metrics(self._recorder.snapshot(), statuses, {}, {})
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
+        return Answer(
+            200, render_metrics(self._recorder.snapshot(), statuses, {}, {}), CONTENT_TYPE
+        )
 
-    async def _operate(self, identity: Identity, detail: str) -> web.Response:
+    async def _operate(self, identity: Identity, detail: str) -> Answer:
         if identity.role is not Role.ADMIN:
             raise refuse_role(identity)
         if not detail:
             entries = [self._admin_entry(model) for model in self._models.values()]
-            return web.json_response({"object": "list", "data": entries})
+            return json_answer({"object": "list", "data": entries})
         name, _, operation = detail.rpartition("/")
         if operation not in OPERATIONS or not name:
             raise RequestError(
@@ -192,47 +201,51 @@ class OwnRoutes:
                 code="not_available",
             )
         await getattr(self._admin, operation)(name)
-        return web.json_response(self._admin_entry(model))
+        return json_answer(self._admin_entry(model))
 
     def _admin_entry(self, model: ServedModel) -> dict[str, Any]:
         return self._model_entry(model) | {
-            "in_flight": self._proxy.in_flight_of(model.name),
+            "in_flight": self._in_flight_of(model.name),
             "max_concurrent_requests": model.max_concurrent_requests,
         }
 
-    async def _answer_page(self, request: web.BaseRequest) -> web.Response:
-        body = b""
-        if request.method == "POST":
-            while len(body) < MAX_FORM_BYTES and (piece := await request.content.readany()):
-                body += piece
+    async def _answer_page(self, request: OwnRequest) -> Answer:
         asked = PageRequest(
             request.method,
-            request.rel_url.raw_query_string,
+            request.query,
             request.headers,
             request.cookies,
-            body,
+            request.body,
             is_tls=self._is_tls(request),
         )
-        secret = None if request.method == "POST" else self._secret(request)
+        secret = None if request.method == "POST" else self.secret_of(request.head)
         answer = await self._page.answer(asked, secret)
-        return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
+        return Answer(answer.status, answer.body, headers=list(answer.headers.items()))
 
-    def _secret(self, request: web.BaseRequest) -> str | None:
-        """The key of the headers, or the one that the page's session stands for.
+    def secret_of(self, head: RequestHead) -> str | None:
+        """Return the key of a request's fields, or the one that the page's session stands for.
 
         Raises:
             RequestError: 403; a session that is used from elsewhere than the page.
         """
-        secret = secret_from_headers(request.headers)
-        if secret is None:
-            secret = self._sign_in.secret(request.method, request.headers, request.cookies)
+        secret = head.secret
+        if secret is None and head.has_cookie:
+            method = head.method.decode("latin-1")
+            secret = self._sign_in.secret(method, FieldMap(head), cookies(head))
         return secret
 
-    def _is_tls(self, request: web.BaseRequest) -> bool:
-        """Whether the browser came by HTTPS, which may end in front of the instance."""
+    def _is_tls(self, request: OwnRequest) -> bool:
+        """Whether the browser came by HTTPS: TLS may end in front of the instance."""
         forwarded = request.headers.get("X-Forwarded-Proto", "").lower()
         public = (self._settings.public_url or "").lower()
-        return request.secure or forwarded == "https" or public.startswith("https:")
+        return request.is_tls or forwarded == "https" or public.startswith("https:")
+
+    @property
+    def _is_draining(self) -> bool:
+        return self.proxy is not None and self.proxy.is_draining
+
+    def _in_flight_of(self, name: str) -> int:
+        return self.proxy.in_flight_of(name) if self.proxy is not None else 0
 
 
 def _adapter_entry(name: str, parent: dict[str, Any]) -> dict[str, Any]:

@@ -1,54 +1,75 @@
-"""A request's way to its model: pick, admit, wait, limit, forward, relay."""
+"""What all requests for models share: names, engines, limits, the ways that wait."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import time
-from collections.abc import Awaitable, Callable, Sequence
+import secrets
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from email.utils import formatdate
+from itertools import count
 from typing import Any
 
-import aiohttp
-from aiohttp import web
-
-from common.errors import CapacityError, EngineCrashError, EngineError, RequestError
-from common.gateway.admission import Admission
-from common.gateway.auth import Identity
-from common.gateway.body import RequestBody
-from common.gateway.envelope import ErrorAnswer, answer_for
-from common.gateway.exchange import EVENT_STREAM, ClientGoneError, Exchange
-from common.gateway.forward import (
-    EngineClient,
-    EngineConnectError,
-    client_response,
-    headers_for_engine,
-)
-from common.gateway.heartbeat import wait_with_heartbeats
+from common.errors import RequestError
+from common.gateway import waiting
+from common.gateway.access_log import access_line
+from common.gateway.admission import refuse_draining
+from common.gateway.auth import Authenticator
+from common.gateway.body import too_large
+from common.gateway.exchange import Exchange
+from common.gateway.http.answer import Answer
+from common.gateway.http.client_connection import ClientConnection
+from common.gateway.http.cors import Cors
+from common.gateway.http.engine_pool import EnginePools
+from common.gateway.http.incoming_body import IncomingBody
+from common.gateway.http.request import RequestHead
+from common.gateway.http.response import StatusLines
 from common.gateway.key_limits import KeyLimiter
 from common.gateway.models import GatewaySettings, ServedModel
-from common.gateway.routing import ByModelField, RouteTable, ToModel
-from common.gateway.token_limits import TokenLimits, check_token_limits, is_counted
-from common.telemetry.recorder import CLIENT_CLOSED_STATUS, Outcome
+from common.gateway.routing import ByModelField, Own, RouteTable, ToModel
+from common.gateway.served_engine import ServedEngine
+from common.telemetry.recorder import Recorder, RequestRecord
 
-RECONNECT_EVERY_S = 0.1
-RECONNECT_FOR_S = 10.0
-"""For the supervisor to notice the death of an engine that refused a connection: one of several
-processes closes its socket seconds before the last of them has ended."""
+MAX_KNOWN_TARGETS = 1024
+"""Clients choose their targets: what is remembered of them has to have an end."""
 
-JSON = "application/json"
 
-MAX_ERROR_BYTES = 64 * 1024
+class Route:
+    """Where a request target leads.
+
+    Attributes:
+        found: What the route table says.
+        target: What the engine gets.
+        path: The decoded path at the engine.
+        engine: The model that the path names; None: the body names it, or the gateway answers.
+    """
+
+    __slots__ = ("engine", "found", "path", "target")
+
+    def __init__(self, found: Own | ToModel | ByModelField, engine: ServedEngine | None) -> None:
+        self.found = found
+        self.engine = engine
+        self.path = "" if isinstance(found, Own) else found.path
+        self.target = b"" if isinstance(found, Own) else found.target.encode("latin-1")
 
 
 class ModelProxy:
-    """Forwards requests to the engines of one instance.
+    """Forwards requests to the engines of one instance. One event loop.
 
     Args:
         settings: Limits and times.
         models: The endpoints.
         routes: Their names.
-        client: The engines' HTTP client.
+        authenticator: Who may use them.
+        recorder: Gets one record per request.
+        secret_of: Finds the key of a request, also that of the page's session.
         log: Gets a line for each engine failure.
+        access: Gets a line for each request; None: nobody wants them.
+
+    Attributes:
+        access: As given.
+        is_draining: Whether new requests are refused.
+        is_stopping: Whether what breaks off does so because of the stop.
+        date_line: The Date field of answers that have none.
     """
 
     def __init__(
@@ -56,259 +77,231 @@ class ModelProxy:
         settings: GatewaySettings,
         models: Sequence[ServedModel],
         routes: RouteTable,
-        client: EngineClient,
+        authenticator: Authenticator,
+        recorder: Recorder,
+        secret_of: Callable[[RequestHead], str | None],
         log: Callable[[str], None],
+        access: Callable[[str], None] | None = None,
     ) -> None:
-        self._settings = settings
-        self._models = {name: model for model in models for name in (model.name, *model.adapters)}
-        self._only = models[0] if len(models) == 1 else None
-        self._routes = routes
-        self._client = client
-        self._log = log
-        self._admissions = {
-            m.name: Admission(
-                m.name,
-                m.max_concurrent_requests,
-                max_waiting=m.max_waiting_requests or 0,
-                max_wait_s=m.max_queue_s,
-            )
-            for m in models
-        }
-        self._limiter = KeyLimiter()
+        self.settings = settings
+        self.secret_of = secret_of
+        self.routes = routes
+        self.authenticator = authenticator
+        self.recorder = recorder
+        self.log = log
+        self.access = access
+        self.limiter = KeyLimiter()
+        self.pools = EnginePools()
+        self.engines = [ServedEngine(model, self.pools) for model in models]
+        self.cors = Cors(settings.cors_origins)
+        self.status_lines = StatusLines()
+        self.max_body_bytes = settings.max_body_bytes
+        self.is_draining = False
         self.is_stopping = False
+        self.date_line = b""
+        self.renew_date()
+        self._by_name = {
+            name: engine
+            for engine in self.engines
+            for name in (engine.name, *engine.model.adapters)
+        }
+        self._routes_seen: dict[tuple[bytes, bytes], Route] = {}
+        self._scheme = b"https" if settings.tls else b"http"
+        # Unique among the instances behind one route, and in the order of arrival.
+        self._id_prefix = secrets.token_hex(6).encode() + b"-"
+        self._ids = count(1)
+        self._exchanges: set[Exchange] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # Names.
+
+    def route(self, method: bytes, target: bytes) -> Route:
+        """Return where a request target leads.
+
+        Raises:
+            RequestError: Nowhere.
+        """
+        key = (method, target)
+        route = self._routes_seen.get(key)
+        if route is None:
+            found = self.routes.resolve(method.decode("latin-1"), origin_form(target))
+            engine = self._by_name[found.name] if isinstance(found, ToModel) else None
+            route = Route(found, engine)
+            if len(self._routes_seen) < MAX_KNOWN_TARGETS:
+                self._routes_seen[key] = route
+        return route
+
+    def accept_prefix(self, path: str) -> None:
+        """Have paths below `path` lead here as well; empty: none any more."""
+        self.routes.accept_prefix(path)
+        self._routes_seen.clear()
+
+    def unnamed_engine(self, route: Route) -> ServedEngine:
+        """Return the one model that a request may leave unnamed.
+
+        Raises:
+            RequestError: 400; there are several.
+        """
+        if len(self.engines) == 1:
+            return self.engines[0]
+        raise RequestError(
+            f"The request names no model: set the field 'model', or use /<model>{route.path}. "
+            f"Served: {', '.join(self.routes.names)}.",
+            code="model_required",
+            param="model",
+        )
+
+    def engine_named(self, name: str | None, route: Route) -> ServedEngine:
+        """Return the model that a body names.
+
+        Raises:
+            RequestError: 404, or 400 when it names none.
+        """
+        if name is None:
+            return self.unnamed_engine(route)
+        engine = self._by_name.get(name)
+        if engine is None:
+            raise self.routes.unknown_model(name)
+        return engine
+
+    def engine(self, name: str) -> ServedEngine:
+        """Return a model by its own name."""
+        return self._by_name[name]
+
+    # Fields of heads.
+
+    def new_request_id(self) -> bytes:
+        """Return an identifier for a request that has none."""
+        return self._id_prefix + b"%x" % next(self._ids)
+
+    def forwarded_lines(self, head: RequestHead, peer: bytes, request_id: bytes) -> Iterable[bytes]:
+        """Return the fields that tell an engine who asks."""
+        before = head.forwarded_for
+        return (
+            b"X-Forwarded-For: ",
+            b"%b, %b" % (before, peer) if before else peer,
+            b"\r\nX-Forwarded-Proto: ",
+            head.forwarded_proto or self._scheme,
+            b"\r\nX-Forwarded-Host: ",
+            head.forwarded_host or head.host,
+            b"\r\nX-Request-Id: ",
+            request_id,
+            b"\r\n",
+        )
+
+    def end_head(
+        self,
+        out: list[bytes],
+        connection: ClientConnection,
+        head: RequestHead,
+        body: IncomingBody,
+        request_id: bytes,
+    ) -> bool:
+        """Add what all answers have in common to a head; whether the connection goes on after it."""
+        keeps = connection.may_keep_alive(head, body) and not self.is_draining
+        if not keeps:
+            out.append(b"Connection: close\r\n")
+        elif head.is_http10:
+            out.append(b"Connection: keep-alive\r\n")
+        out += (self.cors.lines(head.origin), b"X-Request-Id: ", request_id, b"\r\n\r\n")
+        return keeps
+
+    def tell(
+        self, head: RequestHead, record: RequestRecord, status: int, request_id: bytes
+    ) -> None:
+        """Write the line of a request that ended, where somebody wants it."""
+        if self.access is not None:
+            self.access(
+                access_line(
+                    head.method.decode("latin-1"),
+                    head.target.decode("latin-1"),
+                    record.model,
+                    status,
+                    self.recorder.now() - record.arrived,
+                    request_id.decode("latin-1"),
+                )
+            )
+
+    def send_answer(
+        self, connection: ClientConnection, head: RequestHead, body: IncomingBody, answer: Answer
+    ) -> None:
+        """Send a whole answer of our own, and go on with the next request."""
+        out = [self.status_lines.line(answer.status), *answer.field_lines(), self.date_line]
+        request_id = head.request_id = head.request_id or self.new_request_id()
+        keeps = self.end_head(out, connection, head, body, request_id)
+        if head.method != b"HEAD":
+            out.append(answer.body)
+        connection.write(b"".join(out))
+        connection.answered(keeps_alive=keeps)
+
+    def renew_date(self) -> None:
+        """Make the Date field that answers without one get; called once a second."""
+        self.date_line = f"Date: {formatdate(usegmt=True)}\r\n".encode()
+
+    def too_large(self) -> RequestError:
+        """Return the 413 for a body above the limit."""
+        return too_large(self.max_body_bytes)
+
+    # Requests in flight.
 
     @property
     def in_flight(self) -> int:
-        """Requests that hold a place at any model, those that wait for it to load included."""
-        return sum(admission.in_flight for admission in self._admissions.values())
+        """Requests that have not ended, those that wait for a model included."""
+        return len(self._exchanges)
 
     def in_flight_of(self, name: str) -> int:
-        """As `in_flight`, of one model."""
-        return self._admissions[name].in_flight
+        """Requests that hold a place at one model."""
+        return self._by_name[name].admission.in_flight
 
-    async def serve(self, exchange: Exchange, target: ToModel | ByModelField) -> web.StreamResponse:
-        """Answer one request; its record is closed in every outcome."""
-        try:
-            response = await self._serve(exchange, target)
-            self._close(exchange, Outcome.OK, response.status)
-            return response
-        except asyncio.CancelledError:
-            outcome = Outcome.STOPPED if self.is_stopping else Outcome.CLIENT_CLOSED
-            self._close(exchange, outcome, 503 if self.is_stopping else CLIENT_CLOSED_STATUS)
-            exchange.abort()
-            raise
-        except ClientGoneError:
-            self._close(exchange, Outcome.CLIENT_CLOSED, CLIENT_CLOSED_STATUS)
-            exchange.abort()
-            return exchange.response or web.Response(status=CLIENT_CLOSED_STATUS)
-        except Exception as error:  # noqa: BLE001 - every failure becomes an answer and a record
-            return await self._answer_failure(exchange, error)
+    def enter(self, exchange: Exchange) -> None:
+        """Count a request.
 
-    async def _answer_failure(self, exchange: Exchange, error: Exception) -> web.StreamResponse:
-        outcome = _outcome_of(error)
-        if self.is_stopping and outcome is Outcome.ENGINE_DIED:
-            outcome = Outcome.STOPPED
-            error = CapacityError("The instance was stopped before the answer was complete.")
-        answer = answer_for(error)
-        if outcome in (Outcome.ENGINE_DIED, Outcome.INTERNAL):
-            self._log(
-                f"A request for {exchange.record.model!r} failed: {type(error).__name__}: {error}"
-            )
-        committed = exchange.response
-        self._close(exchange, outcome, committed.status if committed else answer.status)
-        return await exchange.fail(answer)
-
-    def _close(self, exchange: Exchange, outcome: Outcome, status: int) -> None:
-        """End the record, and count its tokens for the key."""
-        usage = exchange.record.close(outcome, status)
-        if exchange.is_limited and exchange.identity is not None:
-            exchange.is_limited = False
-            self._limiter.leave(exchange.identity, usage.prompt + usage.completion)
-
-    async def _serve(
-        self, exchange: Exchange, target: ToModel | ByModelField
-    ) -> web.StreamResponse:
-        identity = exchange.identity
-        assert identity is not None
-        if isinstance(target, ToModel):
-            self._assign(exchange, identity, target.name)
-        body = RequestBody(exchange.request, self._settings.max_body_bytes)
-        try:
-            model = await self._pick(target, body)
-            self._assign(exchange, identity, model.name)
-            admission = self._admissions[model.name]
-            if not admission.try_enter(identity.name, identity.priority):
-                if admission.has_room:
-                    exchange.record.queue()
-                await admission.wait(identity.name, identity.priority)
-            entered = time.monotonic()
-            try:
-                await body.prepare()
-                return await self._forward(exchange, model, target, body)
-            finally:
-                admission.leave(time.monotonic() - entered, identity.name)
-        finally:
-            body.close()
-
-    def _assign(self, exchange: Exchange, identity: Identity, model: str) -> None:
-        """Say which model the request is for, unless its key may not make it: that is no use of it."""
-        if not exchange.is_limited:
-            self._limiter.enter(identity, model)
-            exchange.is_limited = True
-            exchange.record.assign(model, identity.name)
-
-    async def _pick(self, target: ToModel | ByModelField, body: RequestBody) -> ServedModel:
-        if isinstance(target, ToModel):
-            return self._models[target.name]
-        name = await body.model() if body.is_present else None
-        if name is None:
-            if self._only is not None:
-                return self._only
-            raise RequestError(
-                f"The request names no model: set the field 'model', or use /<model>{target.path}. "
-                f"Served: {', '.join(self._routes.names)}.",
-                code="model_required",
-                param="model",
-            )
-        model = self._models.get(name)
-        if model is None:
-            raise self._routes.unknown_model(name)
-        return model
-
-    async def _forward(
-        self,
-        exchange: Exchange,
-        model: ServedModel,
-        target: ToModel | ByModelField,
-        body: RequestBody,
-    ) -> web.StreamResponse:
-        async def request() -> aiohttp.ClientResponse:
-            await self._ensure_ready(exchange, model, body)
-            await self._check_limits(model, target.path, body)
-            return await self._send(exchange, model, target, body)
-
-        async with await self._until_connected(request, body) as upstream:
-            return await self._relay(exchange, upstream)
-
-    async def _until_connected(
-        self,
-        request: Callable[[], Awaitable[aiohttp.ClientResponse]],
-        body: RequestBody,
-    ) -> aiohttp.ClientResponse:
-        """Make a request again while the engine refuses connections: it may be about to restart.
-
-        Nothing was sent then, so nothing can happen twice.
+        Raises:
+            RequestError: 503; the instance takes no new ones.
         """
-        refused_since: float | None = None
-        while True:
-            try:
-                return await request()
-            except EngineConnectError:
-                now = time.monotonic()
-                refused_since = now if refused_since is None else refused_since
-                if not body.can_repeat or now - refused_since > RECONNECT_FOR_S:
-                    raise
-                await asyncio.sleep(RECONNECT_EVERY_S)
+        # Nothing is awaited in between: a drain that saw no request must not be followed by one.
+        if self.is_draining:
+            raise refuse_draining()
+        self._exchanges.add(exchange)
+        self._idle.clear()
 
-    async def _ensure_ready(
-        self, exchange: Exchange, model: ServedModel, body: RequestBody
-    ) -> None:
-        upstream = model.upstream
-        wait_s = self._settings.load_wait_s
-        if upstream.status == "ready":
-            await upstream.ensure_ready(wait_s)  # returns at once; the status alone is no promise
-            return
-        exchange.record.wake()
-        if exchange.response is not None or await body.asks_for_stream():
-            settings = self._settings
-            await wait_with_heartbeats(
-                exchange,
-                upstream.ensure_ready(wait_s),
-                settings.heartbeat_after_s,
-                settings.heartbeat_every_s,
-            )
-        else:
-            await upstream.ensure_ready(wait_s)
+    def leave(self, exchange: Exchange) -> None:
+        """Count its end."""
+        self._exchanges.discard(exchange)
+        if not self._exchanges:
+            self._idle.set()
 
-    async def _check_limits(self, model: ServedModel, path: str, body: RequestBody) -> None:
-        limits = TokenLimits(model.max_input_tokens, model.max_total_tokens)
-        if not limits.are_set or not is_counted(path) or not body.is_present:
-            return
+    async def idle(self) -> None:
+        """Return when no request is in flight."""
+        await self._idle.wait()
 
-        async def ask(route: str, question: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-            return await self._client.post_json(model.upstream.address, route, question)
+    def stop(self) -> None:
+        """Cut off all requests, and the connections to engines."""
+        self.is_draining = self.is_stopping = True
+        for exchange in list(self._exchanges):
+            exchange.stop()
+        self.pools.close()
 
-        await check_token_limits(path, await body.json_object(), limits, ask)
+    # What has to be waited for.
 
-    async def _send(
-        self,
-        exchange: Exchange,
-        model: ServedModel,
-        target: ToModel | ByModelField,
-        body: RequestBody,
-    ) -> aiohttp.ClientResponse:
-        exchange.record.start()
-        request = exchange.request
-        try:
-            return await self._client.send(
-                model.upstream.address,
-                request.method,
-                target.target,
-                headers_for_engine(request.headers),
-                body.payload(),
-            )
-        except EngineCrashError:
-            if body.failure is not None:  # not the engine's fault: the upload broke off
-                raise body.failure from None
-            raise
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin a task; its exchange keeps it."""
+        return asyncio.get_running_loop().create_task(work)
 
-    async def _relay(
-        self, exchange: Exchange, upstream: aiohttp.ClientResponse
-    ) -> web.StreamResponse:
-        """Pass the engine's answer on, each piece when it comes; pieces are never looked into."""
-        is_stream = upstream.content_type == EVENT_STREAM
-        if exchange.response is None:
-            await exchange.commit(client_response(upstream))
-        elif upstream.status != 200 or not is_stream:
-            return await exchange.fail(await _late_error(upstream))
-        record = exchange.record
-        tells_usage = is_stream or upstream.content_type == JSON
-        while chunk := await _read(upstream):
-            if is_stream:
-                record.first_token()
-            if tells_usage:
-                record.saw(chunk)
-            await exchange.write(chunk)
-        return await exchange.finish()
+    def wait_for(self, exchange: Exchange) -> Coroutine[Any, Any, None]:
+        """Return what brings an exchange to its engine that cannot go at once."""
+        return waiting.serve(self, exchange)
+
+    def send_again(self, exchange: Exchange) -> Coroutine[Any, Any, None]:
+        """Return what sends a request again whose connection turned out to be dead."""
+        return waiting.send_again(self, exchange)
 
 
-async def _read(upstream: aiohttp.ClientResponse) -> bytes:
-    try:
-        return await upstream.content.readany()
-    except (aiohttp.ClientError, OSError) as error:
-        raise EngineCrashError(
-            "The engine's answer broke off: it crashed or closed the connection."
-        ) from error
-
-
-async def _late_error(upstream: aiohttp.ClientResponse) -> ErrorAnswer:
-    """Turn an answer that came after the 200 was committed into the text of an error event."""
-    text = (await upstream.content.read(MAX_ERROR_BYTES)).decode("utf-8", "replace")
-    try:
-        error = json.loads(text)["error"]
-        message, kind, code = error["message"], error.get("type"), error.get("code")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        message, kind, code = f"The engine answered {upstream.status}: {text[:500]}", None, None
-    return ErrorAnswer(
-        upstream.status, str(message), str(kind or "server_error"), str(code or upstream.status)
-    )
-
-
-def _outcome_of(error: Exception) -> Outcome:
-    if isinstance(error, RequestError):
-        return Outcome.REFUSED
-    if isinstance(error, CapacityError):
-        return Outcome.TIMEOUT
-    if isinstance(error, EngineError):
-        return Outcome.ENGINE_DIED
-    return Outcome.INTERNAL
+def origin_form(target: bytes) -> str:
+    """Return path and query as they came; of an absolute target (a proxy's form) the same part."""
+    text = target.decode("latin-1")
+    if text.startswith("/") or "://" not in text:
+        return text
+    _, slash, rest = text.partition("://")[2].partition("/")
+    return slash + rest or "/"

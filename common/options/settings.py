@@ -29,6 +29,7 @@ class RequestLimits:
     max_total_tokens: int | None = None
     max_waiting_requests: int | None = None
     max_queue_s: float | None = None
+    cancel_on_disconnect: bool = True
 
 
 def queue_problems(limits: RequestLimits) -> list[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,6 +12,7 @@ from common.errors import Problem
 from common.options.declaration import OptionGroup, option
 
 _MARKUP = "<>\"'`"
+_ORIGIN = re.compile(r"\*|https?://[A-Za-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?")
 
 AuthMode = Literal["api_key", "clearml", "gateway", "none"]
 
@@ -82,6 +84,11 @@ class GeneralOptions(OptionGroup):
         "TLS Key File",
         help="PEM file on the worker with the private key of the TLS certificate, not encrypted.",
     )
+    cors_origins: str | None = option(
+        "CORS Origins",
+        help="Origins whose pages may use the endpoints from a browser, such as https://app.example.com, "
+        "separated by commas; * for all. Empty: none.",
+    )
     drain_seconds: float = option(
         "Drain (Seconds)",
         default=30.0,
@@ -107,11 +114,20 @@ class GeneralOptions(OptionGroup):
         if any(char in _MARKUP or char.isspace() for char in self.public_url or ""):
             message = "must not contain white space or any of < > \" ' `"
             found.append(Problem(message, path="public_url", value=self.public_url))
+        for origin in self.origins():
+            if not _ORIGIN.fullmatch(origin):
+                message = f"{origin!r} is no origin: * or, without a path, https://host or http://host:port"
+                found.append(Problem(message, path="cors_origins", value=self.cors_origins))
         if bool(self.tls_certificate_file) != bool(self.tls_key_file):
             missing = "tls_key_file" if self.tls_certificate_file else "tls_certificate_file"
             message = "is needed as well: HTTPS takes a certificate and its private key"
             found.append(Problem(message, path=missing))
         return found
+
+    def origins(self) -> tuple[str, ...]:
+        """The origins of `cors_origins`, one by one."""
+        given = (self.cors_origins or "").replace(",", " ").split()
+        return tuple(origin.rstrip("/") for origin in given)
 
     @property
     def is_debug(self) -> bool:

@@ -215,6 +215,7 @@ class Instance:
                 max_total_tokens=model.options.limits.max_total_tokens,
                 max_waiting_requests=model.options.limits.max_waiting_requests,
                 max_queue_s=model.options.limits.max_queue_s,
+                cancel_on_disconnect=model.options.limits.cancel_on_disconnect,
                 created=now,
                 adapters=self._extras_of(model).adapters,
             )
@@ -235,6 +236,7 @@ class Instance:
             task_id=self.task_id,
             instance_name=self.name,
             tls=tls.context if tls else None,
+            cors_origins=general.origins(),
         )
         if general.auth is None:
             self._switched = SwitchedAuthenticator(access.authenticator)

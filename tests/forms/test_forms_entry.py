@@ -19,6 +19,7 @@ _VALUES = {
     "model": "provider/repo/file.gguf",
     "general_port": "8801-8810",
     "general_public_url": "https://models.acme.com",
+    "general_cors_origins": "https://app.acme.com",
     "general_vllm_version": "0.7.2",
     "lora_lora_modules": "sql=provider/adapter",
     "lora_long_lora_scaling_factors": "2.0,4.0",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
-import openai
 from gateway_harness import (
     KEY,
     Running,
@@ -129,24 +127,6 @@ async def test_a_limit_is_in_force_without_a_restart(stub: StubProcess, tmp_path
         clock[0] += 2
         assert (await post(run, key)).status == 200
         assert (await post(run, key)).status == 429
-
-
-async def test_the_openai_client_reads_a_limit_as_its_rate_limit_error(stub: StubProcess) -> None:
-    entry, key = make_entry("ci", limits=KeyLimits(requests_per_minute=1))
-    async with running([served(stub)], authenticator=guard_of(entry), headers={}) as run:
-
-        def ask() -> str:
-            base = f"{run.base}/v1"
-            with openai.OpenAI(base_url=base, api_key=key, max_retries=0) as client:
-                messages: Any = CHAT["messages"]
-                client.chat.completions.create(model=NAME, messages=messages)
-                try:
-                    client.chat.completions.create(model=NAME, messages=messages)
-                except openai.RateLimitError as error:
-                    return str(error.response.headers["Retry-After"])
-            return ""
-
-        assert int(await asyncio.to_thread(ask)) > 50
 
 
 async def test_usage_is_counted_by_the_names_of_the_keys(stub: StubProcess) -> None:

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
-import openai
 import psutil
 import pytest
 from gateway_harness import (
@@ -181,31 +180,6 @@ async def test_engine_that_closes_after_streams_loses_no_request(
         answers = await asyncio.gather(*(ask(index) for index in range(100)))
         assert all(b"tok1" in answer for answer in answers)
         assert run.results() == {("ok", 200): 200}
-
-
-async def test_openai_client_chats_streams_embeds_and_lists(stub: StubProcess) -> None:
-    async with running([served(stub)]) as run:
-        for base in (f"{run.base}/v1", f"{run.base}{PATH}/v1"):
-            async with openai.AsyncOpenAI(base_url=base, api_key=KEY, max_retries=0) as client:
-                chat = await client.chat.completions.create(
-                    model="org/repo/M.gguf", messages=[{"role": "user", "content": "hi"}]
-                )
-                assert chat.choices[0].message.content == "tok0 tok1 tok2 tok3 tok4"
-                stream = await client.chat.completions.create(
-                    model="org/repo/M.gguf",
-                    messages=[{"role": "user", "content": "hi"}],
-                    stream=True,
-                )
-                words = [c.choices[0].delta.content or "" async for c in stream]
-                assert "".join(words).split() == ["tok0", "tok1", "tok2", "tok3", "tok4"]
-                vectors = await client.embeddings.create(
-                    model="org/repo/M.gguf", input=["a", "b"], encoding_format="float"
-                )
-                assert [v.embedding for v in vectors.data] == [[0.5, 0.0], [0.5, 1.0]]
-                listed = [model async for model in await client.models.list()]
-                assert [(m.id, m.status) for m in listed] == [("org/repo/M.gguf", "ready")]
-                with pytest.raises(openai.NotFoundError, match=r"org/repo/M\.gguf"):
-                    await client.models.retrieve("nothing")
 
 
 async def test_dead_engine_is_502_before_the_answer(

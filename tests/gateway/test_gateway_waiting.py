@@ -9,10 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import aiohttp
-import openai
 import pytest
 from gateway_harness import (
-    KEY,
     ManualUpstream,
     Running,
     StubProcess,
@@ -77,34 +75,6 @@ async def test_waiting_stream_gets_heartbeats_and_then_its_answer(stub: StubProc
             assert events[-1] == "data: [DONE]"
             assert len(events) == 7
         assert run.results() == {("ok", 200): 2}
-
-
-async def test_openai_client_reads_through_heartbeats_and_sees_the_error(stub: StubProcess) -> None:
-    model = served(stub, status="loading")
-    async with (
-        running([model], **BEATS) as run,
-        openai.AsyncOpenAI(base_url=f"{run.base}/v1", api_key=KEY, max_retries=0) as client,
-    ):
-
-        async def words() -> str:
-            stream = await client.chat.completions.create(
-                model=NAME, messages=[{"role": "user", "content": "hi"}], stream=True
-            )
-            return "".join([c.choices[0].delta.content or "" async for c in stream])
-
-        request = asyncio.ensure_future(words())
-        await asyncio.sleep(0.2)
-        upstream_of(model).become("ready")
-        assert (await request).split()[-1] == "tok4"
-
-        upstream_of(model).status = "loading"
-        upstream_of(model).changed.clear()
-        request = asyncio.ensure_future(words())
-        await asyncio.sleep(0.2)
-        upstream_of(model).become("failed", EngineConfigurationError("unknown architecture 'x'"))
-        with pytest.raises(openai.APIError, match="unknown architecture"):
-            await request
-        assert run.results() == {("ok", 200): 1, ("engine_died", 200): 1}
 
 
 async def test_engine_error_after_heartbeats_is_one_event(stub: StubProcess) -> None:

@@ -296,3 +296,25 @@ def test_a_certificate_needs_its_key_and_the_reverse(given: str) -> None:
         LlamaCppSettings, {"Model/model": "a/b/c.gguf", f"General/{given}": "/tls/x.pem"}
     )
     assert problem.path == f"General/{other}"
+
+
+@pytest.mark.parametrize(
+    ("given", "origins"),
+    [
+        ("", ()),
+        ("*", ("*",)),
+        (
+            "https://a.example.com, http://localhost:3000/",
+            ("https://a.example.com", "http://localhost:3000"),
+        ),
+    ],
+)
+def test_origins_are_told_one_by_one(given: str, origins: tuple[str, ...]) -> None:
+    assert load({**MODEL, "General/cors_origins": given}).settings.general.origins() == origins
+
+
+@pytest.mark.parametrize("given", ["app.example.com", "https://a.example.com/path", "null", "**"])
+def test_what_is_no_origin_is_told(given: str) -> None:
+    (problem,) = problems({"Model/model": "a/b/c.gguf", "General/cors_origins": given})
+    assert problem.path == "General/cors_origins"
+    assert given in problem.message

@@ -117,7 +117,7 @@ def test_every_title_of_the_seed_is_declared_in_its_order() -> None:
     for item in LlamaCppSettings.options():
         by_group.setdefault(item.group, []).append(item.title)
     place = SEED_MODEL_TITLES.index("Max Concurrent Requests") + 1
-    ours = ["Max Waiting Requests", "Max Queue (Seconds)"]
+    ours = ["Max Waiting Requests", "Max Queue (Seconds)", "Cancel On Disconnect"]
     assert by_group["Model"] == [*SEED_MODEL_TITLES[:place], *ours, *SEED_MODEL_TITLES[place:]]
     assert by_group["General"][: len(SEED_GENERAL_TITLES)] == SEED_GENERAL_TITLES
     assert by_group["Idle"] == SEED_IDLE_TITLES
@@ -146,6 +146,7 @@ def test_public_parameter_paths_never_disappear() -> None:
         "Advanced/max_batch_size",
         "Model/max_waiting_requests",
         "Model/max_queue_seconds",
+        "Model/cancel_on_disconnect",
         "General/gateway_route",
         "General/auth",
         "General/api_key",
@@ -154,6 +155,7 @@ def test_public_parameter_paths_never_disappear() -> None:
         "General/public_url",
         "General/tls_certificate_file",
         "General/tls_key_file",
+        "General/cors_origins",
         "General/drain_seconds",
         "General/max_body_mib",
         "General/engine",
