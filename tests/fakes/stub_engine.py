@@ -82,6 +82,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=5)
     parser.add_argument("--token-delay", type=float, default=0.0, help="seconds between tokens")
     parser.add_argument("--first-delay", type=float, default=0.0, help="seconds to the first token")
+    parser.add_argument("--end-delay", type=float, default=0.0, help="seconds after [DONE]")
     parser.add_argument("--as-asked", action="store_true", help="streams as vLLM's: usage if asked")
     parser.add_argument("--ledger", help="file that gets a line for the tokens of all its lives")
     parser.add_argument("--crash-after", type=int, help="exit(1) at the request after so many")
@@ -118,6 +119,7 @@ class StubEngine:
         add("POST", "/v1/chat/completions", self.chat)
         add("POST", "/v1/completions", self.completions)
         add("POST", "/completion", self.completions)
+        add("POST", "/v1/messages", self.messages)
         add("POST", "/v1/embeddings", self.embeddings)
         add("POST", "/v1/audio/transcriptions", self.transcriptions)
         for route in ("/v1/score", "/v2/rerank", "/pooling", "/classify"):
@@ -268,6 +270,7 @@ class StubEngine:
         elif has_usage:
             await self._send_event(response, self._envelope(is_chat, ".chunk", []) | usage)
         await response.write(b"data: [DONE]\n\n")
+        await asyncio.sleep(self.args.end_delay)
         await response.write_eof()
         if self.args.close_after_stream and request.transport is not None:
             request.transport.close()
@@ -282,6 +285,44 @@ class StubEngine:
         if self.args.cut_mid_stream and request.transport is not None:
             request.transport.abort()
             raise ConnectionResetError
+
+    async def messages(self, request: web.Request) -> web.StreamResponse:
+        """Anthropic's wire."""
+        body = await request.json()
+        prompt_tokens = sum(len(str(m["content"]).split()) for m in body["messages"])
+        count = int(body["max_tokens"])
+        usage = {"input_tokens": prompt_tokens, "output_tokens": count}
+        message = {"id": "stub-1", "type": "message", "role": "assistant", "usage": usage}
+        message |= {"model": self.args.name, "stop_reason": "end_turn", "stop_sequence": None}
+        self.stats.prompt_tokens += prompt_tokens
+        if not body.get("stream"):
+            await asyncio.sleep(self.args.first_delay + self.args.token_delay * count)
+            text = " ".join(f"tok{i}" for i in range(count))
+            self.stats.generated_tokens += count
+            return web.json_response(message | {"content": [{"type": "text", "text": text}]})
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+
+        async def tell(kind: str, **data: Any) -> None:
+            event = json.dumps({"type": kind} | data)
+            await response.write(f"event: {kind}\ndata: {event}\n\n".encode())
+
+        await asyncio.sleep(self.args.first_delay)
+        await tell("message_start", message=message | {"content": []})
+        await tell("content_block_start", index=0, content_block={"type": "text", "text": ""})
+        for index in range(count):
+            if index == max(1, count // 2):
+                self._misbehave(request)
+            delta = {"type": "text_delta", "text": f"tok{index} "}
+            await tell("content_block_delta", index=0, delta=delta)
+            self.stats.generated_tokens += 1
+            await asyncio.sleep(self.args.token_delay)
+        await tell("content_block_stop", index=0)
+        last = {"stop_reason": "end_turn", "stop_sequence": None}
+        await tell("message_delta", delta=last, usage=usage)
+        await tell("message_stop")
+        await response.write_eof()
+        return response
 
     async def embeddings(self, request: web.Request) -> web.Response:
         body = await request.json()
