@@ -34,8 +34,8 @@ def read_key(task_id: str) -> str | None:
         return None
 
 
-def forget_key(path: Path | None) -> None:
-    """Remove a key's file when its instance ends."""
-    if path is not None:
+def forget_key(task_id: str) -> None:
+    """Remove the key's file when its instance ends; there is none for a task of a server."""
+    if task_id.startswith("offline-"):
         with contextlib.suppress(OSError):
-            path.unlink()
+            (key_folder() / task_id).unlink()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
+
+from common.runtime.app import App
 
 MASK: Final = "******"
 _MASKED: Final = rf"\g<1>{MASK}"
@@ -43,6 +45,12 @@ def secret_variables(environ: Mapping[str, str]) -> list[str]:
         for name, value in environ.items()
         if len(value) >= _SHORTEST_VARIABLE and _SECRET_VARIABLE.search(name)
     ]
+
+
+def secret_parameters(app: App, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of an app's parameters that are declared as secret, as they were given."""
+    secret = {option.path for option in app.settings.options() if option.secret}
+    return {path: value for path, value in parameters.items() if path in secret}
 
 
 class Redactor:

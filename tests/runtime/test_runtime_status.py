@@ -71,9 +71,8 @@ def test_an_offline_key_is_its_users_alone_and_goes_with_the_instance(
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert read_key("offline-abc") == "cdk-1"
     assert list(path.parent.iterdir()) == [path]
-    forget_key(path)
-    forget_key(path)
-    forget_key(None)
+    forget_key("offline-abc")
+    forget_key("offline-abc")
     assert read_key("offline-abc") is None
 
 
