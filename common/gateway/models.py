@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from common.engines.contract import EngineAddress
-from common.gateway.http.client_connection import Timeouts
+from common.gateway.http.serving import Timeouts
 
 ModelStatus = Literal["loading", "ready", "sleeping", "offloaded", "failed"]
 

@@ -8,10 +8,11 @@ from common.errors import DeployError
 from common.gateway.envelope import answer_for
 from common.gateway.exchange import Exchange
 from common.gateway.http.answer import Answer
-from common.gateway.http.client_connection import ClientConnection, Handler
+from common.gateway.http.client_connection import ClientConnection
 from common.gateway.http.headers import REQUEST_KINDS, FieldKinds
 from common.gateway.http.incoming_body import IncomingBody
 from common.gateway.http.request import RequestHead
+from common.gateway.http.serving import Handler
 from common.gateway.own_exchange import OwnExchange, Refused
 from common.gateway.own_routes import OwnRoutes
 from common.gateway.proxy import ModelProxy

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
-from typing import Protocol, cast
-
-from httptools import (
-    HttpParserCallbackError,
-    HttpParserError,
-    HttpParserUpgrade,
-    HttpRequestParser,
-)
+from typing import cast
 
 from common.errors import RequestError
-from common.gateway.http.headers import FieldKinds
 from common.gateway.http.incoming_body import IncomingBody
-from common.gateway.http.request import FieldList, RequestHead, bad_request, read_head
+from common.gateway.http.request import RequestHead, bad_request
+from common.gateway.http.request_reader import RequestReader
+from common.gateway.http.serving import ConnectionServer, Handler
 
-MAX_HEAD_BYTES = 64 * 1024
-MAX_FIELDS = 128
-MAX_TARGET_BYTES = 8 * 1024
 MAX_PIPELINED = 64
 """Requests that may wait for the answer to an earlier one on the same connection."""
 
@@ -32,72 +22,7 @@ MAX_SKIPPED_BYTES = 1024 * 1024
 """So much of the body of a refused request is read to keep the connection."""
 
 
-@dataclass(frozen=True)
-class Timeouts:
-    """What a client may take its time for, in seconds.
-
-    Attributes:
-        head: From the first byte of a request to the end of its head.
-        body: Between two pieces of a body.
-        idle: Between two requests. Longer than of usual clients and proxies, so that they close first.
-        send: Without reading anything of an answer.
-        linger: To finish sending a body that was refused.
-    """
-
-    head: float = 30.0
-    body: float = 60.0
-    idle: float = 75.0
-    send: float = 300.0
-    linger: float = 30.0
-
-
-class Handler(Protocol):
-    """Answers one request of a connection."""
-
-    @property
-    def body(self) -> IncomingBody:
-        """The request's body."""
-
-    def start(self) -> None:
-        """Begin: all earlier requests of the connection are answered."""
-
-    def client_left(self) -> None:
-        """Nobody is left to be answered."""
-
-    def client_blocked(self, is_blocked: bool) -> None:
-        """The client reads slower than the answer comes, or has caught up."""
-
-
-class ConnectionServer(Protocol):
-    """What serves the connections."""
-
-    kinds: FieldKinds
-    timeouts: Timeouts
-    now: float
-    max_body_bytes: int
-    is_tls: bool
-
-    def opened(self, connection: ClientConnection) -> None:
-        """A client connected."""
-
-    def closed(self, connection: ClientConnection) -> None:
-        """A client is gone."""
-
-    def handler(
-        self, connection: ClientConnection, head: RequestHead, body: IncomingBody
-    ) -> Handler:
-        """Return what answers a request."""
-
-    def refusal(
-        self, connection: ClientConnection, body: IncomingBody, error: Exception
-    ) -> Handler:
-        """Return what answers bytes that are no request; the connection ends with it."""
-
-    def too_large(self) -> Exception:
-        """Return the error of a body above the limit."""
-
-
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(RequestReader, asyncio.Protocol):
     """A connection from a client.
 
     Attributes:
@@ -108,22 +33,12 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_advancing",
-        "_awaits_continue",
-        "_block_bytes",
-        "_body",
-        "_body_head",
         "_busy_since",
         "_current",
-        "_fields",
         "_held",
-        "_in_head",
         "_is_closing",
-        "_is_deaf",
-        "_parser",
         "_queue",
         "_server",
-        "_skips_head",
-        "_target",
         "_to_start",
         "_was_used",
         "is_blocked",
@@ -135,22 +50,13 @@ class ClientConnection(asyncio.Protocol):
     transport: asyncio.Transport
 
     def __init__(self, server: ConnectionServer) -> None:
+        RequestReader.__init__(self, server)
         self._server = server
-        self._parser: HttpRequestParser | None = HttpRequestParser(self)
-        self._target = b""
-        self._fields: FieldList = []
-        self._in_head = False
-        self._block_bytes = 0
-        self._body: IncomingBody | None = None  # of the request that is being received
-        self._body_head: RequestHead | None = None
         self._current: Handler | None = None  # being answered
         self._queue: deque[Handler] = deque()
         self._to_start = False
         self._advancing = False
-        self._awaits_continue = False
-        self._skips_head = False
         self._held = False
-        self._is_deaf = False
         self._is_closing = False
         self._was_used = False
         self._busy_since = server.now
@@ -172,17 +78,9 @@ class ClientConnection(asyncio.Protocol):
         """Read requests, or pieces of one."""
         if self._is_deaf:
             return
-        self._busy_since = self._server.now
-        if self._in_head:
-            self._block_bytes += len(data)
-        else:
-            self._block_bytes = len(data)
-        try:
-            self._parser.feed_data(data)  # type: ignore[union-attr]
-        except (HttpParserError, HttpParserUpgrade) as error:
-            self._parse_failed(error, data)
-        if self._in_head and self._block_bytes > MAX_HEAD_BYTES and not self._is_deaf:
-            self._reject(_head_too_large())
+        if not (self._in_head or self._is_closing):
+            self._busy_since = self._server.now
+        self.read(data)
         if self._to_start:
             self._to_start = False
             if self._current is not None:
@@ -218,79 +116,6 @@ class ClientConnection(asyncio.Protocol):
         if self._current is not None:
             self._current.client_blocked(False)
 
-    # What the parser calls.
-
-    def on_url(self, data: bytes) -> None:
-        """Keep the target, which may come in pieces; with it a request begins."""
-        if self._in_head:
-            self._target += data
-        else:
-            self._in_head = True
-            self._target = data
-            self._fields = []
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a field; those after the body (trailers) go no further."""
-        if self._in_head:
-            self._fields.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        """Read the head; its answer begins when the block that it came in has been read."""
-        self._in_head = False
-        if self._skips_head:  # of an upgrade that is not made: the body follows
-            self._skips_head = False
-            return
-        if self._is_deaf:
-            return
-        parser = self._parser
-        assert parser is not None
-        fields = self._fields
-        try:
-            if (
-                len(self._target) > MAX_TARGET_BYTES
-                or len(fields) > MAX_FIELDS
-                or self._block_bytes > MAX_HEAD_BYTES
-            ):
-                self._check_limits()
-            version = parser.get_http_version()
-            if version not in _VERSIONS:
-                raise bad_request(f"HTTP/{version} is not spoken here", 505, "http_version")
-            head = read_head(
-                self._server.kinds,
-                parser.get_method(),
-                self._target,
-                fields,
-                is_http10=version == "1.0",
-                keeps_alive=parser.should_keep_alive(),
-            )
-        except RequestError as error:
-            self._reject(error)
-            return
-        server = self._server
-        body = self._body = IncomingBody(self, server.max_body_bytes, server.too_large)
-        self._body_head = head
-        self._awaits_continue = head.expects_continue
-        self._was_used = True
-        self._add(server.handler(self, head, body))
-
-    def on_body(self, data: bytes) -> None:
-        """Pass on a piece of the body."""
-        self._awaits_continue = False
-        if self._body is not None:
-            self._body.feed(data)
-
-    def on_message_complete(self) -> None:
-        """The request is complete."""
-        body, head = self._body, self._body_head
-        if body is None or head is None or self._is_deaf:
-            return
-        body.end()
-        self._body = None
-        if not head.keeps_alive:
-            self._is_deaf = True  # nothing that follows is a request
-        if self._is_closing:
-            self._close()
-
     # What the handler of the current request calls.
 
     def write(self, data: bytes) -> None:
@@ -319,7 +144,7 @@ class ClientConnection(asyncio.Protocol):
                 self._is_closing = True  # at once would take the answer from a client that sends
                 return
         if not keeps_alive:
-            self._close()
+            self._close_behind_answer()
         elif self._queue:
             self._advance()
         elif self._is_deaf:
@@ -379,7 +204,7 @@ class ClientConnection(asyncio.Protocol):
                 self._close()
         elif self._in_head:
             if waited > timeouts.head and not self._is_deaf:
-                self._reject(_too_slow("head", timeouts.head))
+                self.reject(_too_slow("head", timeouts.head))
                 self._advance()
         elif self._body is not None:
             if waited > timeouts.body:
@@ -390,61 +215,21 @@ class ClientConnection(asyncio.Protocol):
 
     # Inside.
 
-    def _feed(self, data: bytes) -> None:
-        parser = self._parser
-        assert parser is not None
-        try:
-            parser.feed_data(data)
-        except (HttpParserError, HttpParserUpgrade) as error:
-            self._parse_failed(error, data)
+    def _came(self, head: RequestHead, body: IncomingBody) -> None:
+        self._was_used = True
+        self._add(self._server.handler(self, head, body))
 
-    def _parse_failed(self, error: Exception, data: bytes) -> None:
-        if isinstance(error, HttpParserUpgrade):
-            self._stay_with_http(data[error.args[0] :])
-        elif not self._is_deaf:
-            if isinstance(error, HttpParserCallbackError):
-                raise error.__context__ or error  # a mistake of ours
-            self._reject(bad_request(str(error)))
+    def _ended(self) -> None:
+        if self._is_closing:
+            self._close()
 
-    def _stay_with_http(self, rest: bytes) -> None:
-        """Ignore the wish for another protocol: read the body that the parser left out."""
-        body, head = self._body, self._body_head
-        # `on_message_complete` was called for it already.
-        if head is None or self._is_deaf and head.keeps_alive:
-            return
-        if head.method == b"CONNECT":
-            self._is_deaf = True
-            return
+    def _new_body(self) -> IncomingBody:
+        server = self._server
+        return IncomingBody(self, server.max_body_bytes, server.too_large)
+
+    def _last_body(self) -> IncomingBody | None:
         last = self._queue[-1] if self._queue else self._current
-        self._parser = HttpRequestParser(self)
-        if last is not None and head.has_body and body is None:
-            length = head.content_length
-            framing = (
-                b"Transfer-Encoding: chunked"
-                if length is None
-                else (b"Content-Length: %d" % length)
-            )
-            self._body = last.body
-            self._body.is_complete = False
-            self._is_deaf = False
-            self._skips_head = True
-            self._feed(b"POST / HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n\r\n")
-        if rest and not self._is_deaf:
-            self._feed(rest)
-
-    def _check_limits(self) -> None:
-        if len(self._target) > MAX_TARGET_BYTES:
-            raise bad_request(
-                f"its target has more than {MAX_TARGET_BYTES} bytes", 414, "target_too_long"
-            )
-        if len(self._fields) > MAX_FIELDS:
-            raise bad_request(
-                f"it has more than {MAX_FIELDS} header fields", 431, "headers_too_large"
-            )
-        if self._block_bytes > MAX_HEAD_BYTES:  # there is a body behind it, or the head is large
-            size = sum(len(name) + len(value) + 4 for name, value in self._fields)
-            if size > MAX_HEAD_BYTES:
-                raise _head_too_large()
+        return last.body if last is not None else None
 
     def _add(self, handler: Handler) -> None:
         if self._current is None and not self._queue:
@@ -455,17 +240,9 @@ class ClientConnection(asyncio.Protocol):
         if len(self._queue) >= HELD_PIPELINED:
             self.hold_reading()
         if len(self._queue) > MAX_PIPELINED:
-            self._reject(bad_request("too many requests were sent before the first answer"))
+            self.reject(bad_request("too many requests were sent before the first answer"))
 
-    def _reject(self, error: RequestError) -> None:
-        """Answer what is no request after all earlier answers, and read nothing more."""
-        body = self._body
-        self._is_deaf = True
-        self._in_head = False
-        if body is not None:  # of a request that is known already: its handler says it
-            self._body = None
-            body.fail(error)
-            return
+    def _refused(self, error: RequestError) -> None:
         body = IncomingBody(self, 0, self._server.too_large)
         body.end()
         self._add_last(self._server.refusal(self, body, error))
@@ -481,7 +258,7 @@ class ClientConnection(asyncio.Protocol):
         if self._current is None:  # answered already
             self._close()
         else:
-            self._reject(_too_slow("body", limit_s))
+            self.reject(_too_slow("body", limit_s))
 
     def _advance(self) -> None:
         if self._advancing:
@@ -500,13 +277,19 @@ class ClientConnection(asyncio.Protocol):
             self._advancing = False
         self.go_on_reading()
 
+    def _close_behind_answer(self) -> None:
+        """Close so that the answer arrives: a client that still sends would get a reset instead."""
+        was_read = self._head is not None and self._head.keeps_alive is False
+        if was_read or self.is_gone or not self.transport.can_write_eof():
+            self._close()
+        else:
+            self._is_deaf = self._is_closing = True
+            self.transport.write_eof()
+
     def _close(self) -> None:
         self._is_deaf = True
         if not self.is_gone:
             self.transport.close()
-
-
-_VERSIONS = frozenset({"1.1", "1.0"})
 
 
 def _too_slow(what: str, limit_s: float) -> RequestError:
@@ -514,10 +297,4 @@ def _too_slow(what: str, limit_s: float) -> RequestError:
         f"The request's {what} did not come within {limit_s:g} s.",
         status=408,
         code="request_timeout",
-    )
-
-
-def _head_too_large() -> RequestError:
-    return bad_request(
-        f"its head is larger than {MAX_HEAD_BYTES // 1024} KiB", 431, "headers_too_large"
     )
