@@ -184,6 +184,8 @@ class StubEngine:
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
+        if "stub_status" in body:
+            return self._error(body["stub_status"])
         words = sum(len(str(m.get("content", "")).split()) for m in body.get("messages", []))
         return await self._generate(request, body, words, is_chat=True)
 
@@ -195,8 +197,6 @@ class StubEngine:
         self, request: web.Request, body: dict[str, Any], prompt_tokens: int, is_chat: bool
     ) -> web.StreamResponse:
         count = int(body.get("max_tokens") or body.get("max_completion_tokens") or self.args.tokens)
-        if "stub_status" in body:
-            return self._error(body["stub_status"])
         self._count_tokens(prompt_tokens, 0)
         if body.get("stream"):
             return await self._stream(request, body, count, prompt_tokens, is_chat)
