@@ -54,7 +54,7 @@ def hasten(speed: float, points_file: str) -> None:
 
             events.add = add_and_tell  # type: ignore[method-assign]
 
-    running.InstanceTask = HastyTask  # type: ignore[misc]
+    running.InstanceTask = HastyTask  # type: ignore[attr-defined, assignment]
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ class Setting:
 
 def stub_setting(folder: Path) -> Setting:
     """Two stub engines: they count their tokens in files, and answer as slowly as they are asked."""
-    models = []
+    models: list[dict[str, Any]] = []
     flags: dict[str, list[str]] = {}
     for name in ("a", "b"):
         (folder / f"{name}.gguf").write_bytes(b"GGUF" + b"\0" * 60)

@@ -155,9 +155,7 @@ def _model(model: ServedModel, totals: ModelSnapshot | None, in_flight: int) -> 
             "waiting": totals.waiting,
             "requests": totals.requests,
             "failed": sum(n for (_, status), n in totals.results.items() if status >= 400),
-            # The engine's own counts where it has any: they are exact.
-            "prompt_tokens": totals.prompt_tokens or totals.usage_prompt_tokens,
-            "generated_tokens": totals.generated_tokens
-            or totals.usage_completion_tokens + totals.estimated_tokens,
+            "prompt_tokens": totals.prompt_tokens,
+            "generated_tokens": totals.generated_tokens,
         }
     return entry
