@@ -12,6 +12,9 @@ from common.errors import CapacityError, DeployError, EngineCrashError
 from common.gateway.models import ModelStatus
 from common.options.settings import ModelOptions
 
+ENGINE_GRACE_S = 1.5
+"""How long an engine may take to end: an abort promises that it is gone two seconds after the drain."""
+
 _STATUS_OF_STATE: dict[EngineState, ModelStatus] = {
     EngineState.STOPPED: "offloaded",
     EngineState.STARTING: "loading",

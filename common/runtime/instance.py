@@ -8,32 +8,26 @@ from collections.abc import Callable, Mapping
 
 from common.engines.contract import EngineState
 from common.engines.supervisor import Supervisor
-from common.errors import DeployError, EngineCrashError, InternalError, RequestError
+from common.errors import DeployError, EngineCrashError, InternalError
 from common.gateway.app import Gateway
-from common.gateway.models import GatewaySettings, ServedModel
 from common.gateway.switched_auth import SwitchedAuthenticator
 from common.models.progress import FetchCancelledError
 from common.runtime.access import Access, make_access, make_tls
 from common.runtime.app import App, InstalledEngine, ModelExtras
 from common.runtime.checking import Checked
-from common.runtime.console import SUPERVISOR_MARK, Console
+from common.runtime.console import Console
+from common.runtime.engine_events import EngineEvents
 from common.runtime.engine_tokens import EngineTokenReader
-from common.runtime.hosted_model import HostedModel
+from common.runtime.gateway_setup import gateway_settings, served_models
+from common.runtime.hosted_model import ENGINE_GRACE_S, HostedModel
 from common.runtime.idle import Activity, is_over_limit
 from common.runtime.instance_view import RunningView
+from common.runtime.model_operations import ModelOperations
 from common.runtime.naming import check_adapters, resolve_names
-from common.runtime.preparation import STARTING, Preparation
+from common.runtime.preparation import Preparation
 from common.runtime.stopping import StopRequest
 from common.telemetry.recorder import Recorder
 
-ENDING = f"{SUPERVISOR_MARK} stopping"
-"""What a supervisor says when it asks its engine to end."""
-
-_LOAD_WAIT_S = 600.0
-# An abort promises engines gone within two seconds of the drain's end.
-_ENGINE_GRACE_S = 1.5
-# An engine that does not answer its metrics is no reason to keep it.
-_LAST_COUNT_S = 2.0
 _CANCEL_GRACE_S = 2.0
 
 
@@ -60,16 +54,15 @@ class Instance:
         self._task_keys = task_keys
         self._preparation = Preparation(app, checked, console, environ, self._show_progress)
         self._preparing: asyncio.Task[None] | None = None
-        self._progress: dict[str, str] = {}
-        self._is_ending: dict[str, bool] = {}
-        self._stopping_since: dict[str, float] = {}
         self._extras: Mapping[str, ModelExtras] = {}
         self.name = name
         self.task_id = task_id
         self.models: list[HostedModel] = []
         self.ready_at: float | None = None
         self.recorder = Recorder()
+        self._events = EngineEvents(console, self.recorder)
         self.tokens = EngineTokenReader(self)
+        self.operations = ModelOperations(self.models, self.tokens)
         self.gateway: Gateway | None = None
         self.view: RunningView | None = None
         self.access: Access | None = None
@@ -104,7 +97,7 @@ class Instance:
             self.models.append(HostedModel(name, options))
             if options.is_verbose:
                 self._console.expect_detail(name)
-        self.recorder = Recorder(names)
+        self.recorder.add_models(names)
         self.view = RunningView(self, self._settings, self._console)
         self.gateway = self._open_gateway()
         await self.gateway.start()
@@ -141,7 +134,7 @@ class Instance:
 
     def progress_of(self, model: HostedModel) -> str:
         """What is being done for a model that is not ready, in words."""
-        return self._progress.get(model.name, "") if model.status == "loading" else ""
+        return self._events.progress.get(model.name, "") if model.status == "loading" else ""
 
     async def drain(self) -> None:
         """Refuse new requests and give those in flight their time, also when one model failed."""
@@ -166,93 +159,33 @@ class Instance:
             await asyncio.wait({self._preparing}, timeout=_CANCEL_GRACE_S)
             self._preparing.cancel()
             await asyncio.gather(self._preparing, return_exceptions=True)
-        await asyncio.gather(*(model.stop(_ENGINE_GRACE_S) for model in self.models))
+        await asyncio.gather(*(model.stop(ENGINE_GRACE_S) for model in self.models))
         if self.gateway is not None:
             await self.gateway.stop()
         await self._preparation.close()
 
-    async def load(self, name: str) -> None:
-        """Start a model's engine, unless it runs, and wait for it; a failed one is tried again."""
-        await self._model(name).load()
-
-    async def unload(self, name: str) -> None:
-        """Stop a model's engine; the next request starts it again.
-
-        Raises:
-            RequestError: It has no engine yet.
-        """
-        model = self._model(name)
-        if model.supervisor is None:
-            raise RequestError(
-                f'The model "{name}" cannot be unloaded: its files are still being fetched or checked.',
-                status=409,
-                code="not_loaded",
-            )
-        await self.tokens.read_one(model, _LAST_COUNT_S)
-        await model.stop(_ENGINE_GRACE_S)
-
-    async def sleep(self, name: str) -> None:
-        """Refuse: moving a model to CPU memory is not done yet."""
-        raise RequestError(
-            f'The model "{name}" cannot be put to sleep: this version cannot move models to CPU memory. '
-            "Unload it instead.",
-            status=409,
-            code="not_supported",
-        )
-
-    def _model(self, name: str) -> HostedModel:
-        return next(model for model in self.models if model.name == name)
-
     def _open_gateway(self) -> Gateway:
         general = self._settings.general
-        now = int(time.time())
-        served = [
-            ServedModel(
-                name=model.name,
-                upstream=model,
-                max_concurrent_requests=model.options.limits.max_concurrent_requests,
-                max_input_tokens=model.options.limits.max_input_tokens,
-                max_total_tokens=model.options.limits.max_total_tokens,
-                max_waiting_requests=model.options.limits.max_waiting_requests,
-                max_queue_s=model.options.limits.max_queue_s,
-                cancel_on_disconnect=model.options.limits.cancel_on_disconnect,
-                created=now,
-                adapters=self._extras_of(model).adapters,
-            )
-            for model in self.models
-        ]
         log = self._console.line
         access = self.access = make_access(
             general, self._environ, log, task_id=self.task_id, task_keys=self._task_keys
         )
         tls = make_tls(general, log)
         self._console.hide([access.key])
-        settings = GatewaySettings(
-            host=general.host,
-            ports=general.ports(),
-            max_body_bytes=int(general.max_body_mib * 1024 * 1024),
-            load_wait_s=_LOAD_WAIT_S,
-            public_url=general.public_url,
-            task_id=self.task_id,
-            instance_name=self.name,
-            tls=tls.context if tls else None,
-            cors_origins=general.origins(),
-        )
         if general.auth is None:
             self._switched = SwitchedAuthenticator(access.authenticator)
         return Gateway(
-            settings,
-            served,
+            gateway_settings(
+                general, name=self.name, task_id=self.task_id, tls=tls.context if tls else None
+            ),
+            served_models(self.models, self._extras),
             self._switched or access.authenticator,
             self.recorder,
-            admin=self,
+            admin=self.operations,
             log=self._console.event,
             view=self.view,
             access=self._console.access if self._console.is_debug else None,
         )
-
-    def _extras_of(self, model: HostedModel) -> ModelExtras:
-        return self._extras.get(model.name, ModelExtras())
 
     async def _prepare(self) -> None:
         """Make the engine ready, check what only it and the models can tell, start the models."""
@@ -270,8 +203,9 @@ class Instance:
 
     async def _prepare_model(self, engine: InstalledEngine, model: HostedModel) -> None:
         """Fetch, check and start one model; an error makes that model fail, and the instance."""
+        extras = self._extras.get(model.name, ModelExtras())
         try:
-            prepared = await self._preparation.prepare(engine, model, self._extras_of(model))
+            prepared = await self._preparation.prepare(engine, model, extras)
             await model.start(
                 prepared.spec,
                 lambda _, line: self._said(engine, model, line),
@@ -284,48 +218,20 @@ class Instance:
             self._fail(_told(error), model)
 
     def _said(self, engine: InstalledEngine, model: HostedModel, line: str) -> None:
-        """Take a line of a model's engine: for the console, and for what it tells of its start."""
-        if line.startswith(SUPERVISOR_MARK):
-            self._is_ending[model.name] = line == ENDING
-        # Processes of one engine that are to end say warnings and tracebacks about each other.
-        elif self._is_ending.get(model.name) or (
-            engine.is_noise(line) and not model.options.is_verbose
-        ):
-            self._console.debug(f"[{model.name}] {line}")
-            return
-        self._console.engine(model.name, line)
-        if model.status == "loading" and (step := engine.loading_step(line)):
-            self._show_progress(model, f"{STARTING}: {step}")
+        if self._events.said(engine, model, line):
+            self.on_progress()
 
     def _show_progress(self, model: HostedModel, line: str) -> None:
-        self._progress[model.name] = line
+        self._events.progress[model.name] = line
         self.on_progress()
 
     def _changed(self, model: HostedModel, state: EngineState) -> None:
-        self._console.debug(f"{model.name}: engine {state.value}")
-        if state is EngineState.STARTING:
-            self._progress[model.name] = STARTING
-        if state is EngineState.BACKOFF:
-            self._progress[model.name] = "the engine failed and will be started again"
+        self._events.changed(model, state)
         if state is EngineState.READY and self.ready_at is None:
             self.ready_at = time.monotonic()
-        self._count_move(model, state)
         if state is EngineState.FATAL and model.supervisor is not None:
             self._given_up(model, model.supervisor)
         self.on_progress()
-
-    def _count_move(self, model: HostedModel, state: EngineState) -> None:
-        """Have the telemetry know how long loading and stopping take, and when an engine is another."""
-        supervisor = model.supervisor
-        if state is EngineState.READY and supervisor is not None and supervisor.load_s is not None:
-            self.recorder.observe_move(model.name, "load", supervisor.load_s)
-        if state is EngineState.STOPPING:
-            self._stopping_since[model.name] = time.monotonic()
-        if state in (EngineState.STOPPED, EngineState.BACKOFF, EngineState.FATAL):
-            self.recorder.engine_ended(model.name)
-            since = self._stopping_since.pop(model.name, None)
-            if since is not None:
-                self.recorder.observe_move(model.name, "stop", time.monotonic() - since)
 
     def _given_up(self, model: HostedModel, supervisor: Supervisor) -> None:
         """An engine is not restarted any more: the end, unless it once worked and others still do."""

@@ -52,7 +52,13 @@ class Recorder:
         self.last_activity: float | None = None
         self.open_requests = 0
         self.has_engine_counters = True
-        self._models: dict[str, ModelTotals] = {name: ModelTotals() for name in models}
+        self._models: dict[str, ModelTotals] = {}
+        self.add_models(models)
+
+    def add_models(self, models: Iterable[str]) -> None:
+        """Have these models reported from now on, also without requests."""
+        for model in models:
+            self.totals_of(model)
 
     def open(self) -> RequestRecord:
         """Begin the record of a request that just arrived."""

@@ -16,7 +16,7 @@ from tests.runtime.running_instance import BAD, Running, running, until
 async def test_unloading_a_model_that_loads_does_not_fail_the_instance(tmp_path: Path) -> None:
     async with running(tmp_path, slow=("--load-seconds", "30")) as it:
         await until(lambda: it.instance.models[0].supervisor is not None)
-        await it.instance.unload("slow")
+        await it.instance.operations.unload("slow")
         assert it.status("slow") == "offloaded"
         await asyncio.sleep(0.05)
         assert not it.stop.is_set
@@ -26,7 +26,7 @@ async def test_unloading_a_model_that_loads_does_not_fail_the_instance(tmp_path:
 async def test_a_model_without_an_engine_cannot_be_unloaded(tmp_path: Path) -> None:
     async with running(tmp_path, m=()) as it:
         with pytest.raises(RequestError, match="still being fetched") as raised:
-            await it.instance.unload("m")
+            await it.instance.operations.unload("m")
         assert raised.value.http_status == 409
         await it.ready("m")
 
@@ -34,10 +34,10 @@ async def test_a_model_without_an_engine_cannot_be_unloaded(tmp_path: Path) -> N
 async def test_an_unloaded_model_comes_back_by_request_and_by_load(tmp_path: Path) -> None:
     async with running(tmp_path, m=()) as it:
         await it.ready("m")
-        await it.instance.unload("m")
+        await it.instance.operations.unload("m")
         assert (await it.chat("m"))[0] == 200
-        await it.instance.unload("m")
-        await it.instance.load("m")
+        await it.instance.operations.unload("m")
+        await it.instance.operations.load("m")
         assert it.status("m") == "ready"
 
 
@@ -69,7 +69,7 @@ async def test_an_engine_given_up_after_it_served_leaves_the_others_served(tmp_p
         await until(lambda: "The other models are served on." in it.said)
         assert (await it.chat("two"))[0] == 200
         assert (await it.chat("one"))[0] >= 500
-        await it.instance.load("one")
+        await it.instance.operations.load("one")
         assert (await it.chat("one"))[0] == 200
         # With the last one gone there is nothing left to serve.
         await give_up(it, "two")
@@ -156,7 +156,7 @@ async def test_what_a_starting_engine_is_doing_is_shown(tmp_path: Path) -> None:
 async def test_what_an_engine_says_while_it_is_stopped_is_not_shown(tmp_path: Path) -> None:
     async with running(tmp_path, m=("--last-words", "Traceback"), n=()) as it:
         await it.ready("m", "n")
-        await it.instance.unload("m")
+        await it.instance.operations.unload("m")
         assert "m: stopped" in it.said
         assert "[m] Traceback" not in it.said
 

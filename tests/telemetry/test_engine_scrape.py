@@ -111,8 +111,8 @@ async def test_loads_and_stops_are_counted_as_moves(tmp_path: Path) -> None:
         await it.ready("a")
         recorder: Recorder = it.instance.recorder
         await until(lambda: "load" in recorder.snapshot().models["a"].moves)
-        await it.instance.unload("a")
-        await it.instance.load("a")
+        await it.instance.operations.unload("a")
+        await it.instance.operations.load("a")
         await it.ready("a")
         moves = recorder.snapshot().models["a"].moves
         assert {kind: histogram.count for kind, histogram in moves.items()} == {
@@ -127,8 +127,8 @@ async def test_tokens_are_added_up_over_restarts(tmp_path: Path) -> None:
         await it.chat("a")
         first = values(await scrape(it), "clearml_deploy_generated_tokens")["a"]
         await it.chat("a")  # in no reading: the engine ends before the next
-        await it.instance.unload("a")
-        await it.instance.load("a")
+        await it.instance.operations.unload("a")
+        await it.instance.operations.load("a")
         await it.chat("a")
         await it.chat("a")
         await it.chat("a")
