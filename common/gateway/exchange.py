@@ -112,16 +112,15 @@ class Exchange(ClientReply):
         engine = self.route.engine
         if engine is not None:
             self.assign(engine)
+        elif self.body.is_complete and self.body.size <= model_field.SMALL_BODY_BYTES:
+            engine = self._named_engine()
+            if engine is not None:
+                self.assign(engine)
         if not self.body.is_complete:
             if (head.content_length or 0) > proxy.max_body_bytes:
                 raise proxy.too_large()
             return False
-        if engine is None:
-            engine = self._named_engine()
-            if engine is None:
-                return False
-            self.assign(engine)
-        if not engine.admission.try_enter(identity.name, identity.priority):
+        if engine is None or not engine.admission.try_enter(identity.name, identity.priority):
             return False
         self.has_place = True
         self._entered = monotonic()
@@ -164,9 +163,9 @@ class Exchange(ClientReply):
         """Return the engine that a small body names; None: the body has to be looked at otherwise."""
         head = self.head
         proxy = self._proxy
-        if not head.has_body:
+        if not self.body.size:
             return proxy.unnamed_engine(self.route)
-        if self.body.size > model_field.SMALL_BODY_BYTES or is_multipart(head):
+        if head.content_type[:1] in b"mM" and is_multipart(head):
             return None
         if head.content_encoding:
             check_encoding(head)
@@ -196,7 +195,11 @@ class Exchange(ClientReply):
         self._link = link
         self.record.start()
         lines = [head.method, b" ", self.route.target, pool.first_lines, *head.forwarded]
-        lines += self._proxy.forwarded_lines(head, self._connection.peer, self._request_id)
+        if head.is_forwarded:
+            lines += self._proxy.forwarded_lines(head, self._connection.peer, self._request_id)
+        else:
+            origin = self._connection.origin_lines
+            lines += (origin, head.host, b"\r\nX-Request-Id: ", self._request_id, b"\r\n")
         if head.content_length is not None or length:
             if length is None:
                 lines.append(b"Transfer-Encoding: chunked\r\n")
@@ -243,11 +246,13 @@ class Exchange(ClientReply):
             self._may_have_usage = True
             return False
         self._may_have_usage = answer.may_have_usage
-        if is_complete and self.pass_whole(answer, payload):
-            self.status = answer.status
-            if self._may_have_usage:
+        if is_complete and self.task is None and self.pass_whole(answer, payload):
+            if answer.may_have_usage:
                 self.record.saw(payload)
-            self._complete()
+            self._link = None
+            link.release()
+            self._end(Outcome.OK, answer.status)
+            self._connection.answered(keeps_alive=True)
             return True
         self.begin(out, answer)
         if self._connection.is_blocked:
@@ -374,9 +379,9 @@ class Exchange(ClientReply):
             if self.has_place and self.engine is not None:
                 self.engine.admission.leave(monotonic() - self._entered, identity.name)
             self._proxy.leave(self)
+        self.memory = None
         if self.kept is not None:
             self.kept.close()
-        self.memory = None
 
     def _cancel_task(self) -> None:
         task, self.task = self.task, None

@@ -39,13 +39,13 @@ def json_fields(body: Buffer, names: frozenset[str]) -> dict[str, Any]:
 
 
 def leading_model(body: bytes) -> str | None:
-    """Return the model's name where it is the first field of a JSON object and the only one so called.
+    """Return the model's name where a JSON object begins with it; None: the body has to be read.
 
-    None: it is not, or it has an unusual spelling; the body has to be read then. A body with one
-    `model` at its beginning need not be: what else may be wrong with it, the engine says.
+    Most clients write it first. What follows is for the engine to judge, a second `model` included:
+    the engine is chosen, and what may be used of it with a key is decided, by this one.
     """
     found = _match_leading_model(body)
-    if found is None or body.count(b'"model"') > 1 or b"\\u" in body:
+    if found is None:
         return None
     try:
         return found[1].decode()

@@ -108,8 +108,7 @@ class ModelProxy:
         self._routes_seen: dict[tuple[bytes, bytes], Route] = {}
         self._scheme = b"https" if settings.tls else b"http"
         # Unique among the instances behind one route, and in the order of arrival.
-        self._id_prefix = secrets.token_hex(6).encode() + b"-"
-        self._ids = count(1)
+        self.request_ids = map((secrets.token_hex(6).encode() + b"-%x").__mod__, count(1))
         self._exchanges: set[Exchange] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -173,7 +172,7 @@ class ModelProxy:
 
     def new_request_id(self) -> bytes:
         """Return an identifier for a request that has none."""
-        return self._id_prefix + b"%x" % next(self._ids)
+        return next(self.request_ids)
 
     def forwarded_lines(self, head: RequestHead, peer: bytes, request_id: bytes) -> Iterable[bytes]:
         """Return the fields that tell an engine who asks."""

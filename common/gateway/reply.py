@@ -59,7 +59,7 @@ class ClientReply:
         self._connection = connection
         self.head = head
         self.body = body
-        self._request_id = head.request_id or proxy.new_request_id()
+        self._request_id = head.request_id or next(proxy.request_ids)
         self.framing = NOT_BEGUN
         self.is_stream = self.keeps_alive = False
         self.status = 0
@@ -78,23 +78,27 @@ class ClientReply:
             not length
             or proxy.is_draining
             or proxy.cors.is_on
-            or not self.head.is_plain
             or connection.is_gone
             or answer.status == 204
             or not self.body.is_complete
+            or not self.head.is_plain
         ):
             return False
-        out = [proxy.status_lines.line(answer.status, answer.reason), *answer.forwarded]
-        if not answer.has_date:
-            out.append(proxy.date_line)
-        out += (b"Content-Length: ", length, b"\r\nX-Request-Id: ", self._request_id, b"\r\n\r\n")
-        out.append(payload)
+        out = [
+            proxy.status_lines.line(answer.status, answer.reason),
+            *answer.forwarded,
+            b"" if answer.has_date else proxy.date_line,
+            b"Content-Length: ",
+            length,
+            b"\r\nX-Request-Id: ",
+            self._request_id,
+            b"\r\n\r\n",
+            payload,
+        ]
         if len(payload) > JOINED_BYTES:
             connection.transport.writelines(out)
         else:
             connection.transport.write(b"".join(out))
-        self.framing = RAW
-        self.keeps_alive = True
         return True
 
     def begin(self, out: list[bytes], answer: ResponseHead) -> None:

@@ -29,6 +29,7 @@ class ClientConnection(RequestReader, asyncio.Protocol):
         is_gone: Whether the client left, or was cut off.
         is_blocked: Whether the client reads slower than it is written to.
         peer: The client's address, for X-Forwarded-For.
+        origin_lines: The fields that say so, up to the value of the last one, X-Forwarded-Host.
     """
 
     __slots__ = (
@@ -36,13 +37,13 @@ class ClientConnection(RequestReader, asyncio.Protocol):
         "_busy_since",
         "_current",
         "_held",
-        "_is_closing",
         "_queue",
         "_server",
         "_to_start",
         "_was_used",
         "is_blocked",
         "is_gone",
+        "origin_lines",
         "peer",
         "transport",
     )
@@ -57,12 +58,11 @@ class ClientConnection(RequestReader, asyncio.Protocol):
         self._to_start = False
         self._advancing = False
         self._held = False
-        self._is_closing = False
         self._was_used = False
         self._busy_since = server.now
         self.is_gone = False
         self.is_blocked = False
-        self.peer = b""
+        self.peer = self.origin_lines = b""
 
     # What the event loop calls.
 
@@ -72,6 +72,11 @@ class ClientConnection(RequestReader, asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self.peer = str(peer[0]).encode("latin-1", "replace")
+        scheme = b"https" if self._server.is_tls else b"http"
+        self.origin_lines = (
+            b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: "
+            % (self.peer, scheme)
+        )
         self._server.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -216,26 +221,23 @@ class ClientConnection(RequestReader, asyncio.Protocol):
     # Inside.
 
     def _came(self, head: RequestHead, body: IncomingBody) -> None:
+        handler = self._server.handler(self, head, body)
         self._was_used = True
-        self._add(self._server.handler(self, head, body))
+        if self._current is None and not self._queue:
+            self._current = handler
+            self._to_start = True
+        else:
+            self._add(handler)
 
     def _ended(self) -> None:
-        if self._is_closing:
-            self._close()
-
-    def _new_body(self) -> IncomingBody:
-        server = self._server
-        return IncomingBody(self, server.max_body_bytes, server.too_large)
+        self._close()
 
     def _last_body(self) -> IncomingBody | None:
         last = self._queue[-1] if self._queue else self._current
         return last.body if last is not None else None
 
     def _add(self, handler: Handler) -> None:
-        if self._current is None and not self._queue:
-            self._current = handler
-            self._to_start = True
-            return
+        """Keep a request until the earlier ones are answered."""
         self._queue.append(handler)
         if len(self._queue) >= HELD_PIPELINED:
             self.hold_reading()
@@ -245,9 +247,7 @@ class ClientConnection(RequestReader, asyncio.Protocol):
     def _refused(self, error: RequestError) -> None:
         body = IncomingBody(self, 0, self._server.too_large)
         body.end()
-        self._add_last(self._server.refusal(self, body, error))
-
-    def _add_last(self, handler: Handler) -> None:
+        handler = self._server.refusal(self, body, error)
         if self._current is None and not self._queue:
             self._current = handler
             self._to_start = True

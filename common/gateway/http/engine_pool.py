@@ -96,13 +96,12 @@ class EnginePool:
 
     def put(self, connection: EngineConnection) -> None:
         """Keep a connection for the next request, if it can carry one."""
-        if (connection.ended_with_stream and self.closes_after_streams) or (
-            len(self._free) >= MAX_FREE
-        ):
+        free = self._free
+        if (self.closes_after_streams and connection.ended_with_stream) or len(free) >= MAX_FREE:
             connection.close()
             return
         connection.free_since = time.monotonic()
-        self._free.append(connection)
+        free.append(connection)
 
     def lost(self, connection: EngineConnection) -> None:
         """Forget a connection that ended, and learn from how it did."""

@@ -20,11 +20,13 @@ class RequestHead:
         target: Request target as it came.
         is_http10: Whether the client speaks HTTP/1.0.
         keeps_alive: Whether the connection may carry a further request.
+        is_plain: Whether its answer needs nothing special: a body, and a connection that goes on.
         fields: All fields as they came.
         forwarded: Those for the engine, flat: name, ``: ``, value, CRLF, and so on.
         content_length: Length of the body; None: it has none, or it is chunked.
         is_chunked: Whether the body comes in chunks.
         expects_continue: Whether the client waits for 100 before it sends the body.
+        is_forwarded: Whether a proxy in front says who asks (X-Forwarded-...).
         request_id: What the client calls this request; empty when it does not, or not sanely.
     """
 
@@ -38,12 +40,13 @@ class RequestHead:
         "forwarded",
         "host",
         "is_http10",
+        "is_plain",
         "keeps_alive",
         "method",
         "target",
     )
 
-    is_chunked = expects_continue = has_cookie = False
+    is_chunked = expects_continue = has_cookie = is_forwarded = False
     api_key = content_encoding = origin = request_id = b""
     forwarded_for = forwarded_proto = forwarded_host = b""
 
@@ -56,13 +59,9 @@ class RequestHead:
         self.is_http10 = is_http10
         self.keeps_alive = keeps_alive
         self.content_length: int | None = None
+        self.is_plain = keeps_alive and not is_http10 and method != b"HEAD"
         self.forwarded: list[bytes] = []
         self.content_type = self.authorization = self.host = b""
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether its answer needs nothing special: a body, and a connection that goes on."""
-        return self.keeps_alive and not self.is_http10 and self.method != b"HEAD"
 
     @property
     def has_body(self) -> bool:
@@ -159,9 +158,11 @@ def _read_rare(head: RequestHead, kind: int, name: bytes, value: bytes) -> None:
         if SAFE_REQUEST_ID.fullmatch(value):
             head.request_id = value
     elif kind == h.FORWARDED_FOR:
+        head.is_forwarded = True
         before = head.forwarded_for
         head.forwarded_for = b"%b, %b" % (before, value) if before else value
     elif kind in _KEPT_AS:
+        head.is_forwarded = head.is_forwarded or kind != h.API_KEY
         setattr(head, _KEPT_AS[kind], value)
     elif kind == h.COOKIE:
         head.has_cookie = True

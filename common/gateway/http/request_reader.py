@@ -46,6 +46,7 @@ class RequestReader:
         "_fields",
         "_head",
         "_in_head",
+        "_is_closing",
         "_is_deaf",
         "_maker",
         "_parser",
@@ -65,6 +66,7 @@ class RequestReader:
         self._awaits_continue = False
         self._skips_head = False
         self._is_deaf = False
+        self._is_closing = False
 
     # What the connection is told.
 
@@ -73,18 +75,27 @@ class RequestReader:
         raise NotImplementedError
 
     def _ended(self) -> None:
-        """The body of a request is complete."""
+        """The body of a request is complete that was refused."""
         raise NotImplementedError
 
     def _refused(self, error: RequestError) -> None:
         """What came is no request."""
         raise NotImplementedError
 
-    def _new_body(self) -> IncomingBody:
-        raise NotImplementedError
-
     def _last_body(self) -> IncomingBody | None:
         """The body of the request that came last, if it is not answered."""
+        raise NotImplementedError
+
+    def hold_reading(self) -> None:
+        """Read nothing more from this client for now."""
+        raise NotImplementedError
+
+    def go_on_reading(self) -> None:
+        """Read from this client again."""
+        raise NotImplementedError
+
+    def send_continue(self) -> None:
+        """Grant ``Expect: 100-continue``."""
         raise NotImplementedError
 
     # What the parser calls.
@@ -135,7 +146,8 @@ class RequestReader:
         except RequestError as error:
             self.reject(error)
             return
-        body = self._body = self._new_body()
+        maker = self._maker
+        body = self._body = IncomingBody(self, maker.max_body_bytes, maker.too_large)
         self._head = head
         self._awaits_continue = head.expects_continue
         self._came(head, body)
@@ -155,7 +167,8 @@ class RequestReader:
         self._body = None
         if not head.keeps_alive:
             self._is_deaf = True  # nothing that follows is a request
-        self._ended()
+        if self._is_closing:
+            self._ended()
 
     # Inside.
 
