@@ -37,6 +37,10 @@ class ConnectionOwner(Protocol):
         """The connection ended."""
 
 
+class _BytesBehindAnswer(Exception):
+    """The engine sent more than its answer."""
+
+
 class EngineConnection(asyncio.Protocol):
     """A connection to an engine; made by its pool.
 
@@ -210,6 +214,11 @@ class EngineConnection(asyncio.Protocol):
             unblocked.set_result(None)
 
     # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        """Stop at what comes behind the answer: it could be taken for a part of it, or for the next."""
+        if self._is_complete:
+            raise _BytesBehindAnswer
 
     def on_status(self, reason: bytes) -> None:
         """Keep the reason phrase, which may come in pieces."""
