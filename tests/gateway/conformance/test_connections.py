@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from conformance_rig import HEAD, RawEngineProcess, Rig, chunked, play, request, said
+from conformance_wire import until
 
 OK = "HTTP/1.1 200 OK\r\n"
 
@@ -122,6 +123,17 @@ def test_a_pipelined_request_is_not_begun_before_its_turn(
         engine.go("first-turn")
         assert client.answer().status == 200
         assert client.answer().json["target"] == "/v1/second"
+
+
+def test_pipelined_requests_of_a_client_that_left_are_counted(rig: Rig) -> None:
+    with rig.client() as client:
+        client.send(request("GET", play(["forever"])) + request("GET") * 3)
+        until(lambda: not rig.is_idle())
+    until(rig.is_idle)
+    # The later ones were for no model yet.
+    results = rig.recorder.snapshot().models
+    assert results["m"].results == {("client_closed", 499): 1}
+    assert results[""].results == {("client_closed", 499): 3}
 
 
 def test_pipelined_requests_cut_anywhere(shared: Rig) -> None:

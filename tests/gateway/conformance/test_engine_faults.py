@@ -38,6 +38,7 @@ NO_ANSWER = {
     "space-in-name": f"{OK}A B: 2\r\nContent-Length: 5\r\n\r\nhello",
     "cr-in-reason": "HTTP/1.1 200 O\rSet-Cookie: a=b\r\nContent-Length: 5\r\n\r\nhello",
     "head-too-long": f"{OK}A: {'x'}\r\nContent-Length: 5\r\n\r\nhello",
+    "head-too-long-but-whole": "",
     "interim-without-end": "HTTP/1.1 103 Early Hints\r\n\r\n" * 20_000,
     "nothing": "",
     "half-a-line": "HTTP/1.1 20",
@@ -58,6 +59,8 @@ def body_of(name: str, text: str) -> list[list[object]]:
     """Send a text; a path cannot carry a long one."""
     if name == "head-too-long":
         return [["send", f"{OK}A: "], ["repeat", "x" * 1000, 2000], ["send", "\r\n\r\n"]]
+    if name == "head-too-long-but-whole":
+        return [["send", f"{OK}A: "], ["repeat", "x" * 1000, 300], ["send", "\r\n\r\n"]]
     if name == "interim-without-end":
         return [["repeat", "HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n", 20_000]]
     return [["send", text]]
