@@ -73,7 +73,7 @@ def status(task_id: str, as_json: bool) -> None:
     click.echo(f"{instance.status} (task {state.task_status})  {state.reason}".rstrip())
     if instance.remark:
         click.echo(instance.remark)
-    _print_facts({"Name": instance.name, **_facts(instance), "Page": instance.web_url})
+    _print_facts({"Name": instance.name, **_facts(instance), "ClearML": instance.web_url})
     _print_models(instance)
 
 

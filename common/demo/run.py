@@ -197,6 +197,7 @@ def _follow_and_chat(
 def _show_access(out: Console, state: Followed, key: str) -> None:
     model = state.models[0]
     row = ModelRow(name=model["name"], url=model["url"], status=model["status"])
+    out.print(f"Page       {state.status['endpoint']}/", markup=False, soft_wrap=True)
     out.print(f"Endpoint   {row.url}", markup=False, soft_wrap=True)
     out.print(f"Key        {key}", markup=False, soft_wrap=True)
     out.print(access_example(row, is_embedding=False, key=key), markup=False, soft_wrap=True)

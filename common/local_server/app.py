@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -142,6 +143,7 @@ class LocalServer:
 
     def _api_application(self) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY_BYTES)
+        app.router.add_get("/projects/{path:.*}", _no_web_ui)
         app.router.add_route("*", "/{path:.*}", self._answer)
         return app
 
@@ -178,3 +180,14 @@ class LocalServer:
             self._dispatcher.pool, self._dispatcher.answer, raw
         )
         return web.Response(status=status, body=answer, content_type="application/json")
+
+
+async def _no_web_ui(request: web.Request) -> web.Response:
+    """Answer the links to a task's page, which the SDK prints and an instance's page shows."""
+    found = re.search(r"/(?:tasks|experiments)/(\w+)", request.path)
+    task = found[1] if found else "TASK_ID"
+    text = (
+        "The local ClearML server has no web UI. In a terminal:\n\n"
+        f"  clearml-deploy status {task}\n  clearml-deploy logs {task}\n"
+    )
+    return web.Response(status=404, text=text)

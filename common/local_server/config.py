@@ -39,7 +39,7 @@ def _api(addresses: Addresses, credentials: Credentials) -> str:
     # The local server is up or down: the SDK's hours of back-off would only hide which. With short
     # pauses it is back at once after a restart.
     return f"""api {{
-    # There is no web server: links printed by the SDK lead to the API and answer an error.
+    # There is no web server: links printed by the SDK lead to the API, which says so.
     web_server: {_quoted(addresses.api_url)}
     api_server: {_quoted(addresses.api_url)}
     files_server: {_quoted(addresses.files_url)}

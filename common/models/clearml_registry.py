@@ -43,6 +43,7 @@ from common.models.progress import (
     render_bytes,
 )
 from common.models.reference import ModelReference
+from common.models.sdk_progress import hush_sdk_progress
 from common.models.selection import sibling_parts
 from common.models.use import InUse, note_use
 
@@ -213,6 +214,7 @@ class _Download:
         from clearml import StorageManager
         from clearml.storage.helper import StorageHelper
 
+        hush_sdk_progress()
         self._manager: Any = StorageManager
         # clearml-agent's configuration of its tasks switches the SDK to a cache without contexts,
         # which removes files, in use or not, when the disk fills up.

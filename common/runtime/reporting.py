@@ -133,7 +133,8 @@ class Reporting:
         now = time.monotonic()
         activity = instance.activity()
         rows = [self._row(model) for model in instance.models]
-        ready = sum(row.status not in ("loading", "failed") for row in rows)
+        # At the end the engines are stopped, not set aside: no request brings them back.
+        ready = 0 if ending else sum(row.status not in ("loading", "failed") for row in rows)
         values = status_values(
             ending or instance_status(activity, now),
             rows,
@@ -214,10 +215,10 @@ class Reporting:
             )
             for row in rows
         ]
-        figures = {
-            MODELS_PLOT: models_figure(lines),
-            LATENCY_PLOT: latency_figure({row.name: models[row.name].latency for row in rows}),
-        }
+        figures = {MODELS_PLOT: models_figure(lines)}
+        latency = {row.name: models[row.name].latency for row in rows}
+        if any(histogram.count for histogram in latency.values()):
+            figures[LATENCY_PLOT] = latency_figure(latency)
         for (title, series), figure in figures.items():
             if self._plotted.get((title, series)) != figure:
                 self._plotted[title, series] = figure

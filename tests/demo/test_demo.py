@@ -118,6 +118,8 @@ def test_once_answers_and_leaves_nothing(demo: Callable[..., Demo], tmp_path: Pa
     key = re.search(r"Key        (cdk-\S+)", run.output)
     assert key
     assert f"Authorization: Bearer {key.group(1)}" in run.output
+    assert re.search(r"^Page       http://127\.0\.0\.1:\d+/$", run.output, re.MULTILINE)
+    assert "clearml.storage" not in run.output  # what it uploads is told by the demo itself
     assert left_of(tmp_path / "data") == []
     # The agent would have git trust every directory from then on, in the user's own configuration.
     assert not (tmp_path / "home" / ".gitconfig").exists()

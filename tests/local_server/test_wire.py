@@ -55,6 +55,13 @@ def test_unknown_call_gets_clearmls_own_error(api: Api, endpoint: str) -> None:
     assert api(endpoint) == (0, {"status": 404})
 
 
+def test_link_to_a_tasks_page_says_what_to_do_instead(clearml_server: RunningServer) -> None:
+    url = f"{clearml_server.api_url}/projects/{'1' * 32}/tasks/{'2' * 32}/output/log"
+    response = requests.get(url, timeout=10)
+    assert response.status_code == 404
+    assert f"clearml-deploy logs {'2' * 32}\n" in response.text
+
+
 @pytest.mark.parametrize(
     ("header", "subcode"),
     [

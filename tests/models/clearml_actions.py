@@ -57,6 +57,22 @@ def fetch(reference: str, config_file: str = "", want: str = "gguf") -> dict[str
     }
 
 
+def told(reference: str) -> list[str]:
+    """Fetch a model; returns what the SDK's storage logged and drew of it meanwhile."""
+    import contextlib
+    import io
+    import logging
+
+    from clearml.storage import StorageManager  # noqa: F401 - sets its logger up
+
+    drawn = io.StringIO()
+    handler = logging.StreamHandler(drawn)
+    logging.getLogger("clearml.storage").addHandler(handler)
+    with contextlib.redirect_stderr(drawn):
+        assert "first" in fetch(reference)
+    return drawn.getvalue().splitlines()
+
+
 def peeked(reference: str) -> list[str]:
     from common.models.fetch import peek
 
@@ -81,7 +97,7 @@ def prune_all() -> list[str]:
 
 if __name__ == "__main__":
     actions: dict[str, Callable[..., Any]] = {
-        action.__name__: action for action in (register, fetch, peeked, cached, prune_all)
+        action.__name__: action for action in (register, fetch, told, peeked, cached, prune_all)
     }
     seen = actions[sys.argv[1]](**json.loads(sys.argv[2]))
     sys.stdout.write(f"SEEN {json.dumps(seen)}\n")

@@ -65,6 +65,16 @@ def test_model_is_downloaded_once_with_progress_listed_and_pruned(
     assert act("cached") == []
 
 
+def test_progress_of_the_sdk_is_not_told_beside_our_own(
+    act: Act, clearml_server: RunningServer, tmp_path: Path
+) -> None:
+    source = tmp_path / "large.gguf"
+    source.write_bytes(write_gguf(tmp_path / "m.gguf").read_bytes() + bytes(12 * MB))
+    url = f"{clearml_server.files_url}/models/told/m.gguf"
+    model_id = act("register", name="Told", url=url, upload={url: str(source)})["id"]
+    assert act("told", reference=model_id) == []
+
+
 def test_configuration_of_an_agent_changes_nothing(
     act: Act, clearml_server: RunningServer, tmp_path: Path
 ) -> None:

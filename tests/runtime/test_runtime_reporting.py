@@ -108,6 +108,17 @@ def test_what_is_left_of_an_instance_is_what_it_did(
         assert it.console.count("Status: active") == 1
 
 
+def test_an_instance_that_nobody_used_shows_no_latency_and_at_its_end_no_ready_model(
+    clearml_server: RunningServer, tmp_path: Path
+) -> None:
+    with instance(clearml_server, tmp_path, "plain", **PARAMETERS) as it:
+        serve(it)
+        it.wait_for(lambda: properties(it)["models_ready"] == "1/1")
+        assert it.stop() == 0
+        assert properties(it)["models_ready"] == "0/1"
+        assert {event["metric"] for event in events(clearml_server, it, "plot")} == {"Models"}
+
+
 def test_a_model_has_a_row_from_loading_to_gone(
     clearml_server: RunningServer, tmp_path: Path
 ) -> None:
