@@ -10,14 +10,18 @@ VLLM := 0.32.0
 # Drives the browser of the page's tests: Debian's chromium, nothing is downloaded for it.
 PLAYWRIGHT := 1.65.2
 ARGS ?=
+# Of `make soak`: how long, and what decides its faults and clients (empty: another one each time).
+SECONDS ?= 600
+SEED ?=
 
-.PHONY: help install demo test test-engines test-browser browser screenshots check format lock clean
+.PHONY: help install demo test test-engines test-browser browser soak screenshots check format lock clean
 
 help:
 	@echo "make demo          a real model through a local ClearML server, queue and agent (ARGS=--once: stop after the answer)"
 	@echo "make test          the tests, without the engines that need gigabytes or a compiler"
 	@echo "make test-engines  the tests of the engines; builds llama-server and installs vLLM's CPU build once, into the user's cache"
 	@echo "make test-browser  the tests of the instance's page, clicked through in Chromium (installs it as root, else says how)"
+	@echo "make soak          the gateway under load while its engines fail (SECONDS=$(SECONDS), SEED=...: repeat a run)"
 	@echo "make screenshots   the pictures of the page in docs/images, from the same browser"
 	@echo "make check         lint, types, stale derived files"
 	@echo "make format        format the code"
@@ -47,6 +51,9 @@ test-engines: $(STAMP)
 
 test-browser: $(STAMP) browser
 	$(BIN)/python -m pytest -m "browser" $(ARGS)
+
+soak: $(STAMP)
+	$(BIN)/python -m tests.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 screenshots: $(STAMP) browser
 	$(BIN)/python -m tests.page.screenshots docs/images

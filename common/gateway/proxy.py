@@ -302,5 +302,5 @@ def origin_form(target: bytes) -> str:
     text = target.decode("latin-1")
     if text.startswith("/") or "://" not in text:
         return text
-    _, slash, rest = text.partition("://")[2].partition("/")
-    return slash + rest or "/"
+    authority, slash, rest = text.partition("://")[2].partition("/")
+    return (slash + rest or "/") if authority else text

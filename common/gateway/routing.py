@@ -147,6 +147,8 @@ class RouteTable:
         tail = question + query
         raw_parts = path.split("/")
         check_path(path)
+        if "#" in query:
+            raise invalid_path()
         prefix = ""
         if len(raw_parts) > 2 and raw_parts[1] == "service":
             prefix = "/".join(raw_parts[:3])
@@ -238,11 +240,16 @@ def check_path(raw_path: str) -> None:
         or "" in parts[1:-1]
         or any(ord(character) < 32 or ord(character) == 127 for character in path)
     ):
-        raise RequestError(
-            "The request path is not valid: it must begin with a slash and have no empty, '.' or "
-            "'..' parts, no backslash and no control characters.",
-            code="invalid_path",
-        )
+        raise invalid_path()
+
+
+def invalid_path() -> RequestError:
+    """Return the 400 for a target that is no plain path and query."""
+    return RequestError(
+        "The request path is not valid: it must begin with a slash and have no empty, '.' or "
+        "'..' parts, no backslash, no fragment and no control characters.",
+        code="invalid_path",
+    )
 
 
 def is_forwarded(path: str) -> bool:

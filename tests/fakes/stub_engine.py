@@ -133,6 +133,7 @@ class StubEngine:
         add("*", "/v1/inspect", self.inspect)
         add("GET", "/v1/gzip", self.gzipped)
         add("GET", "/v1/bytes/{count:\\d+}", self.bytes_)
+        add("GET", "/v1/cut/{count:\\d+}", self.cut)
         add("*", "/v1/fail/{status:\\d+}", self.fail)
         for route in ADMIN_ROUTES:
             add("*", route, self.admin)
@@ -402,6 +403,17 @@ class StubEngine:
     async def bytes_(self, request: web.Request) -> web.Response:
         count = int(request.match_info["count"])
         return web.Response(body=(bytes(range(251)) * (count // 251 + 1))[:count])
+
+    async def cut(self, request: web.Request) -> web.StreamResponse:
+        """Half of an answer whose length was promised."""
+        count = int(request.match_info["count"])
+        response = web.StreamResponse(headers={"Content-Length": str(count)})
+        await response.prepare(request)
+        await response.write(b"x" * (count // 2))
+        await asyncio.sleep(0.05)  # so that it is sent
+        assert request.transport is not None
+        request.transport.abort()
+        raise ConnectionResetError
 
     async def fail(self, request: web.Request) -> web.Response:
         return self._error(int(request.match_info["status"]))

@@ -101,11 +101,14 @@ class ClientConnection(RequestReader, asyncio.Protocol):
         self.is_gone = True
         self._is_deaf = True
         self._parser = None  # it refers to this object
+        waiting = list(self._queue)
         self._queue.clear()
         current, self._current = self._current, None
         self._body = None
         if current is not None:
             current.client_left()
+        for handler in waiting:
+            handler.client_left()
         self._server.closed(self)
 
     def pause_writing(self) -> None:

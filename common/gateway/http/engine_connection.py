@@ -37,6 +37,18 @@ class ConnectionOwner(Protocol):
         """The connection ended."""
 
 
+_TOO_LONG = "The head of the engine's answer is too long."
+_NOT_HTTP = "The engine's answer is not valid HTTP."
+
+
+class _HeadTooLong(Exception):
+    """Ends the parsing of an answer."""
+
+
+class _BytesBehindAnswer(Exception):
+    """The engine sent more than its answer."""
+
+
 class EngineConnection(asyncio.Protocol):
     """A connection to an engine; made by its pool.
 
@@ -54,6 +66,7 @@ class EngineConnection(asyncio.Protocol):
         "_is_complete",
         "_is_head_request",
         "_is_told",
+        "_is_too_long",
         "_keeps_alive",
         "_owner",
         "_parser",
@@ -82,6 +95,7 @@ class EngineConnection(asyncio.Protocol):
         self._head_bytes = 0
         self._is_complete = self._is_told = self._is_head_request = False
         self._keeps_alive = True
+        self._is_too_long = False
         self._unblocked: asyncio.Future[None] | None = None
         self.head: ResponseHead | None = None
         self.uses = 0
@@ -162,12 +176,12 @@ class EngineConnection(asyncio.Protocol):
         except (HttpParserError, HttpParserUpgrade):
             self._keeps_alive = False
             if not self._is_complete:
-                self._fail("The engine's answer is not valid HTTP.")
+                self._fail(_TOO_LONG if self._is_too_long else _NOT_HTTP)
                 return
         if self.head is None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
-                self._fail("The head of the engine's answer is too long.")
+                self._fail(_TOO_LONG)
             return
         pieces = self._pieces
         if pieces:
@@ -211,6 +225,11 @@ class EngineConnection(asyncio.Protocol):
 
     # What the parser calls.
 
+    def on_message_begin(self) -> None:
+        """Stop at what comes behind the answer: it could be taken for a part of it, or for the next."""
+        if self._is_complete:
+            raise _BytesBehindAnswer
+
     def on_status(self, reason: bytes) -> None:
         """Keep the reason phrase, which may come in pieces."""
         self._reason += reason
@@ -223,6 +242,8 @@ class EngineConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Read the head; an interim response (1xx) is not the answer."""
         assert self._parser is not None
+        if self._head_bytes:  # it came in several blocks: the last one is not counted
+            self._check_size()
         status = self._parser.get_status_code()
         fields, self._fields = self._fields, []
         reason, self._reason = self._reason, b""
@@ -248,6 +269,12 @@ class EngineConnection(asyncio.Protocol):
         assert self._parser is not None
         if not self._parser.should_keep_alive():
             self._keeps_alive = False
+
+    def _check_size(self) -> None:
+        size = sum(len(name) + len(value) + 4 for name, value in self._fields)
+        if size > MAX_HEAD_BYTES:
+            self._is_too_long = True
+            raise _HeadTooLong
 
     def _fail(self, message: str) -> None:
         sink = self._sink

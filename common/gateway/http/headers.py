@@ -24,7 +24,6 @@ FORWARDED_HOST = 15
 ORIGIN = 16
 UPGRADE = 17
 DATE = 18
-VARY = 19
 
 # RFC 9110 7.6.1 and the older ones that some peers still send; `Connection` may name more.
 _HOP_BY_HOP = {
@@ -65,7 +64,6 @@ RESPONSE_KINDS = {
     **_HOP_BY_HOP,
     b"content-type": CONTENT_TYPE,
     b"date": DATE,
-    b"vary": VARY,
     b"x-request-id": DROPPED,  # the gateway's own is returned
     # Who may read an answer from another origin is the gateway's decision, not an engine's.
     b"access-control-allow-origin": DROPPED,

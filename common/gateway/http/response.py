@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 
 from common.errors import EngineCrashError
@@ -10,6 +11,9 @@ from common.gateway.http.request import FieldList
 
 EVENT_STREAM = b"text/event-stream"
 JSON = b"application/json"
+
+_REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]+")
+"""RFC 9112 4; the parser lets other bytes through."""
 
 
 class ResponseHead:
@@ -93,7 +97,7 @@ def read_response(
             forwarded += (name, b": ", value, b"\r\n")
             head.has_date = True
         elif kind == h.TRANSFER_ENCODING:
-            if value.strip().lower() != b"chunked":
+            if head.is_chunked or value.strip().lower() != b"chunked":
                 raise EngineCrashError("The engine's answer has an unknown Transfer-Encoding.")
             head.is_chunked = True
         elif kind == h.CONNECTION and not h.only_options(value):
@@ -120,6 +124,6 @@ class StatusLines:
             except ValueError:
                 usual = ""
             line = self._lines[status] = b"HTTP/1.1 %d %b\r\n" % (status, usual.encode())
-        if reason and line[13:-2] != reason:
+        if reason and line[13:-2] != reason and _REASON.fullmatch(reason):
             return b"HTTP/1.1 %d %b\r\n" % (status, reason)
         return line
