@@ -84,6 +84,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--first-delay", type=float, default=0.0, help="seconds to the first token")
     parser.add_argument("--end-delay", type=float, default=0.0, help="seconds after [DONE]")
     parser.add_argument("--as-asked", action="store_true", help="streams as vLLM's: usage if asked")
+    parser.add_argument("--counts-late", type=float, default=0.0, help="metrics know it so late")
     parser.add_argument("--ledger", help="file that gets a line for the tokens of all its lives")
     parser.add_argument("--crash-after", type=int, help="exit(1) at the request after so many")
     parser.add_argument("--exit-after", type=float, help="exit so many seconds after start")
@@ -212,8 +213,14 @@ class StubEngine:
         )
 
     def _count_tokens(self, prompt: int, generated: int) -> None:
-        self.stats.prompt_tokens += prompt
-        self.stats.generated_tokens += generated
+        def count() -> None:
+            self.stats.prompt_tokens += prompt
+            self.stats.generated_tokens += generated
+
+        if self.args.counts_late:
+            asyncio.get_running_loop().call_later(self.args.counts_late, count)
+        else:
+            count()
         if self.args.ledger:
             with open(self.args.ledger, "a", encoding="utf-8") as ledger:
                 ledger.write(f"{prompt} {generated}\n")
