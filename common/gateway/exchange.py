@@ -164,7 +164,7 @@ class Exchange(ClientReply):
         head = self.head
         proxy = self._proxy
         if not self.body.size:
-            return proxy.unnamed_engine(self.route)
+            return proxy.unnamed_engine(self)
         if head.content_type[:1] in b"mM" and is_multipart(head):
             return None
         if head.content_encoding:
@@ -173,7 +173,7 @@ class Exchange(ClientReply):
         name = model_field.leading_model(memory)
         if name is None:
             name = model_name(model_field.parse_object(memory).get("model"))
-        return proxy.engine_named(name, self.route)
+        return proxy.engine_named(name, self)
 
     def got_place(self) -> None:
         """It holds a place at its model now."""
