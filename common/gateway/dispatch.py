@@ -52,7 +52,7 @@ def _named_engine(proxy: ModelProxy, exchange: Exchange) -> ServedEngine | None:
     """Return the engine that a small body names; None: the body has to be looked at otherwise."""
     head = exchange.head
     if not exchange.body.size:
-        return proxy.unnamed_engine(exchange.route)
+        return proxy.unnamed_engine(exchange)
     if head.content_type[:1] in b"mM" and is_multipart(head):
         return None
     if head.content_encoding:
@@ -61,4 +61,4 @@ def _named_engine(proxy: ModelProxy, exchange: Exchange) -> ServedEngine | None:
     name = model_field.leading_model(memory)
     if name is None:
         name = model_name(model_field.parse_object(memory).get("model"))
-    return proxy.engine_named(name, exchange.route)
+    return proxy.engine_named(name, exchange)

@@ -105,7 +105,7 @@ class OwnRoutes:
         if own.route == "models":
             return json_answer(self._model_list(identity.models))
         if own.route == "model":
-            return json_answer(self._named_entry(own.detail))
+            return json_answer(self._named_entry(own.detail, identity.models))
         return await self._operate(identity, own.detail)
 
     def _ready(self) -> Answer:
@@ -130,16 +130,17 @@ class OwnRoutes:
         ]
         return {"object": "list", "data": data}
 
-    def _named_entry(self, name: str) -> dict[str, Any]:
-        """The list's entry of one model or adapter.
+    def _named_entry(self, name: str, allowed: frozenset[str] | None) -> dict[str, Any]:
+        """The list's entry of one model or adapter, unless the key may not use it.
 
         Raises:
             RequestError: 404.
         """
-        parent = self._parents.get(name)
-        if parent is not None:
-            return _adapter_entry(name, self._model_entry(parent))
-        return self._model_entry(self._find(name))
+        model = self._parents.get(name) or self._models.get(name)
+        if model is None or (allowed is not None and model.name not in allowed):
+            raise self._routes.unknown_model(name, allowed)
+        entry = self._model_entry(model)
+        return entry if name == model.name else _adapter_entry(name, entry)
 
     def _model_entry(self, model: ServedModel) -> dict[str, Any]:
         entry: dict[str, Any] = {

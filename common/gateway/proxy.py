@@ -130,12 +130,20 @@ class ModelProxy:
                 self._routes_seen[key] = route
         return route
 
+    def refuse_target(self, method: bytes, target: bytes, allowed: frozenset[str]) -> None:
+        """Refuse a target that leads nowhere, for a key that may know of some models only.
+
+        Raises:
+            RequestError: As `route`, naming the allowed models alone.
+        """
+        self.routes.resolve(method.decode("latin-1"), origin_form(target), allowed)
+
     def accept_prefix(self, path: str) -> None:
         """Have paths below `path` lead here as well; empty: none any more."""
         self.routes.accept_prefix(path)
         self._routes_seen.clear()
 
-    def unnamed_engine(self, route: Route) -> ServedEngine:
+    def unnamed_engine(self, exchange: Exchange) -> ServedEngine:
         """Return the one model that a request may leave unnamed.
 
         Raises:
@@ -144,23 +152,23 @@ class ModelProxy:
         if len(self.engines) == 1:
             return self.engines[0]
         raise RequestError(
-            f"The request names no model: set the field 'model', or use /<model>{route.path}. "
-            f"Served: {', '.join(self.routes.names)}.",
+            f"The request names no model: set the field 'model', or use /<model>{exchange.route.path}. "
+            f"Served: {self.routes.listed(_allowed(exchange))}.",
             code="model_required",
             param="model",
         )
 
-    def engine_named(self, name: str | None, route: Route) -> ServedEngine:
-        """Return the model that a body names.
+    def engine_named(self, name: str | None, exchange: Exchange) -> ServedEngine:
+        """Return the model that a request's body names.
 
         Raises:
             RequestError: 404, or 400 when it names none.
         """
         if name is None:
-            return self.unnamed_engine(route)
+            return self.unnamed_engine(exchange)
         engine = self._by_name.get(name)
         if engine is None:
-            raise self.routes.unknown_model(name)
+            raise self.routes.unknown_model(name, _allowed(exchange))
         return engine
 
     def engine(self, name: str) -> ServedEngine:
@@ -279,6 +287,11 @@ class ModelProxy:
     def send_again(self, exchange: Exchange) -> Coroutine[Any, Any, None]:
         """Return what sends a request again whose connection turned out to be dead."""
         return waiting.send_again(self, exchange)
+
+
+def _allowed(exchange: Exchange) -> frozenset[str] | None:
+    """Return the models that the key of a request may know of; None: all."""
+    return exchange.identity.models if exchange.identity is not None else None
 
 
 def origin_form(target: bytes) -> str:

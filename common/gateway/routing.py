@@ -121,18 +121,21 @@ class RouteTable:
         """
         self._outer = path.rstrip("/")
 
-    def resolve(self, method: str, raw_target: str) -> Target:
+    def resolve(
+        self, method: str, raw_target: str, allowed: frozenset[str] | None = None
+    ) -> Target:
         """Return what a request is for.
 
         Args:
             method: HTTP method.
             raw_target: Request target as it came: path and query, not decoded.
+            allowed: The models that a refusal may name, as the key may use no others; None: all.
 
         Raises:
             RequestError: 400 for path tricks, 404 for what is not served, 405 for a wrong method.
         """
         try:
-            return self._resolve(method, raw_target)
+            return self._resolve(method, raw_target, allowed)
         except RequestError:
             outer = self._outer
             if not outer or not raw_target.startswith(outer):
@@ -140,9 +143,9 @@ class RouteTable:
             inner = raw_target[len(outer) :]
             if inner[:1] not in ("", "/", "?"):
                 raise
-        return self._resolve(method, inner if inner.startswith("/") else f"/{inner}")
+        return self._resolve(method, inner if inner.startswith("/") else f"/{inner}", allowed)
 
-    def _resolve(self, method: str, raw_target: str) -> Target:
+    def _resolve(self, method: str, raw_target: str, allowed: frozenset[str] | None) -> Target:
         path, question, query = raw_target.partition("?")
         tail = question + query
         raw_parts = path.split("/")
@@ -169,16 +172,26 @@ class RouteTable:
         if is_forwarded(decoded):
             check_method(method, decoded)
             return ByModelField("/".join(raw_parts) + tail, decoded)
-        raise self._not_found(decoded, raw_parts)
+        raise self._not_found(decoded, raw_parts, allowed)
 
-    def unknown_model(self, name: str) -> RequestError:
-        """Return the 404 for a model that is not served, listing those that are."""
+    def unknown_model(self, name: str, allowed: frozenset[str] | None = None) -> RequestError:
+        """Return the 404 for a model that is not served, listing those that are.
+
+        Args:
+            name: As the client wrote it.
+            allowed: The models that may be named, as the key may use no others; None: all.
+        """
         return RequestError(
-            f"The model {name!r} does not exist here. Served: {', '.join(self.names) or 'none'}.",
+            f"The model {name!r} does not exist here. Served: {self.listed(allowed)}.",
             status=404,
             code="model_not_found",
             param="model",
         )
+
+    def listed(self, allowed: frozenset[str] | None) -> str:
+        """Return the served names for a text; of a key's allowed models only, unless None."""
+        names = [n for n in self.names if allowed is None or self._models[n] in allowed]
+        return ", ".join(names) or "none"
 
     def _own(self, method: str, path: str, prefix: str) -> Own | None:
         route = OWN_ROUTES.get(path)
@@ -202,7 +215,9 @@ class RouteTable:
             if name in self._models:
                 yield name, parts[count:]
 
-    def _not_found(self, path: str, raw_parts: list[str]) -> RequestError:
+    def _not_found(
+        self, path: str, raw_parts: list[str], allowed: frozenset[str] | None
+    ) -> RequestError:
         for name, _ in self._candidates(raw_parts):
             return RequestError(
                 f"{path} is not served. The model {name!r} answers below /{name}/v1/, "
@@ -212,10 +227,10 @@ class RouteTable:
             )
         head, slash, _ = path.lstrip("/").partition("/v1/")
         if slash:
-            return self.unknown_model(head)
+            return self.unknown_model(head, allowed)
         return RequestError(
             f"{path} is not served. Known: /v1/..., /<model>/v1/..., /health, /ready, /metrics, "
-            f"/admin/models; models: {', '.join(self.names) or 'none'}.",
+            f"/admin/models; models: {self.listed(allowed)}.",
             status=404,
             code="not_found",
         )

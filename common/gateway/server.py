@@ -122,7 +122,9 @@ class GatewayServer:
                 return Refused(self._proxy, connection, head, body, preflight)
 
         async def refuse(*_: object) -> Answer:
-            await self._own.identify(head)
+            identity = await self._own.identify(head)
+            if identity.models is not None:
+                self._proxy.refuse_target(head.method, head.target, identity.models)
             raise error
 
         return OwnExchange(

@@ -65,7 +65,7 @@ async def _serve(proxy: ModelProxy, exchange: Exchange) -> None:
     engine = exchange.engine
     if engine is None:
         name = await body.model() if body.is_present else None
-        engine = proxy.engine_named(name, exchange.route)
+        engine = proxy.engine_named(name, exchange)
         exchange.assign(engine)
     if not exchange.has_place:
         await _wait_for_a_place(exchange, engine)

@@ -64,17 +64,6 @@ class Recorder:
         """Begin the record of a request that just arrived."""
         return RequestRecord(self, self.now())
 
-    def idle_s(self, since: float) -> float:
-        """Seconds since the last request ended, or since `since` if that is later; 0 while busy.
-
-        Args:
-            since: When the idle clock began, in the recorder's clock (the first model was ready).
-        """
-        if self.open_requests:
-            return 0.0
-        last = since if self.last_activity is None else max(since, self.last_activity)
-        return max(0.0, self.now() - last)
-
     def observe_engine_tokens(
         self, model: str, tokens: EngineTokens, asked_at: float | None = None
     ) -> None:

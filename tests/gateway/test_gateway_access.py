@@ -24,8 +24,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from common.errors import CapacityError, ConfigurationError
 from common.gateway.app import Gateway
 from common.gateway.auth import ApiKeyAuthenticator, OpenAuthenticator
-from common.gateway.key_file import create_key, revoke_key
-from common.gateway.keys import Role
+from common.gateway.key_file import add_key, create_key, revoke_key
+from common.gateway.keys import Role, make_entry
 from common.telemetry.recorder import Recorder
 
 NAME = "org/repo/M.gguf"
@@ -97,6 +97,30 @@ async def test_keys_of_the_file_open_by_role_and_close_when_revoked(
         file.write_text("broken")
         clock[0] += 2
         assert await status("/admin/models", operator) == 200
+
+
+async def test_a_key_for_some_models_is_told_of_no_others(
+    stub: StubProcess, tmp_path: Path
+) -> None:
+    entry, key = make_entry("alice", models=["mine"])
+    add_key(tmp_path / "keys.json", entry)
+    guard = ApiKeyAuthenticator(KEY, tmp_path / "keys.json")
+    requests = [
+        ("POST", "/v1/chat/completions", CHAT | {"model": "nope"}),
+        ("POST", "/v1/completions", {"prompt": "x"}),
+        ("POST", "/nope/v1/chat/completions", CHAT),
+        ("GET", "/nowhere", None),
+        ("GET", "/v1/models/nope", None),
+        ("GET", "/v1/models/secret", None),
+        ("GET", "/v1/models", None),
+    ]
+    models = [served(stub, "mine"), served(stub, "secret")]
+    async with running(models, authenticator=guard, headers={"X-Api-Key": key}) as run:
+        for method, path, body in requests:
+            async with run.session.request(method, run.base + path, json=body) as answer:
+                text = (await answer.text()).replace("'secret' does not exist", "")
+                assert "mine" in text, path
+                assert "secret" not in text, path
 
 
 async def test_open_instance_serves_everybody_and_is_operated_by_nobody(stub: StubProcess) -> None:

@@ -45,7 +45,7 @@ async def test_request_waits_while_the_model_wakes(stub: StubProcess) -> None:
         await until(lambda: upstream_of(model).waiters == 1)
         totals = run.recorder.snapshot().models[NAME]
         assert (totals.waiting, totals.in_flight) == (1, 0)
-        assert run.recorder.idle_s(0.0) == 0.0
+        assert run.recorder.open_requests == 1
         await asyncio.sleep(0.15)  # no heartbeat without a stream
         assert not request.done()
         upstream_of(model).become("ready")
@@ -226,20 +226,20 @@ async def test_drain_has_an_end_and_stop_cuts_what_is_left(
         await run.gateway.stop()
 
 
-async def test_idle_time_counts_from_the_last_end(start_stub: Callable[..., StubProcess]) -> None:
+async def test_the_end_of_an_answer_is_the_last_activity(
+    start_stub: Callable[..., StubProcess],
+) -> None:
     stub = start_stub("--tokens", "3", "--token-delay", "0.1")
     async with running([served(stub)]) as run:
-        ready_at = run.recorder.now()
-        await asyncio.sleep(0.05)
-        assert run.recorder.idle_s(ready_at) >= 0.05
+        assert run.recorder.last_activity is None
         async with ask(run, STREAM) as answer:
             await answer.content.readany()
-            assert run.recorder.idle_s(ready_at) == 0.0
             assert run.gateway.in_flight == run.recorder.open_requests == 1
+            began = run.recorder.now()
             await answer.read()
         await until(lambda: run.recorder.open_requests == 0)
-        assert run.recorder.idle_s(ready_at) < 0.1
-        assert run.recorder.idle_s(run.recorder.now() + 100) == 0.0
+        assert run.recorder.last_activity is not None
+        assert run.recorder.last_activity > began
 
 
 @pytest.mark.parametrize(
