@@ -6,7 +6,7 @@ import hmac
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -248,20 +248,6 @@ class Sessions:
         """Forget a session."""
         if value is not None:
             self._sessions.pop(value, None)
-
-
-def secret_from_headers(headers: Mapping[str, str]) -> str | None:
-    """Return the key of ``X-Api-Key`` or ``Authorization: Bearer``; None when there is neither.
-
-    With both, the latter may be meant for a gateway in front, which passes it on.
-    """
-    if key := headers.get("X-Api-Key"):
-        return key
-    authorization = headers.get("Authorization", "")
-    scheme, _, value = authorization.partition(" ")
-    if scheme.lower() == "bearer" and value.strip():
-        return value.strip()
-    return None
 
 
 def refuse_unknown(secret: str | None) -> RequestError:

@@ -11,17 +11,19 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from common.errors import CapacityError, DeployError, EngineError, RequestError
-from common.gateway import model_field
+from common.errors import CapacityError, EngineError
 from common.gateway.auth import Identity
-from common.gateway.body import RequestBody, check_encoding, is_multipart, model_name
+from common.gateway.body import RequestBody
+from common.gateway.dispatch import go_at_once
 from common.gateway.envelope import answer_for
 from common.gateway.http.client_connection import ClientConnection
 from common.gateway.http.engine_connection import EngineConnection
 from common.gateway.http.engine_pool import EnginePool
 from common.gateway.http.incoming_body import IncomingBody
+from common.gateway.http.outgoing import request_bytes
 from common.gateway.http.request import RequestHead
 from common.gateway.late_error import LateError
+from common.gateway.outcome import outcome_of
 from common.gateway.reply import NOT_BEGUN, ClientReply
 from common.telemetry.recorder import CLIENT_CLOSED_STATUS, Outcome, RequestRecord
 
@@ -95,46 +97,10 @@ class Exchange(ClientReply):
     def start(self) -> None:
         """Send the request to its engine, or begin to wait for what that needs."""
         try:
-            if not self._go_at_once():
+            if not go_at_once(self._proxy, self):
                 self.task = self._proxy.spawn(self._proxy.wait_for(self))
         except Exception as error:  # noqa: BLE001 - every failure becomes an answer and a record
             self.fail(error)
-
-    def _go_at_once(self) -> bool:
-        """Do all that can be done without waiting; whether the engine has the request now."""
-        proxy = self._proxy
-        head = self.head
-        identity = proxy.authenticator.known(head.secret)
-        if identity is None:
-            return False
-        self.identity = identity
-        proxy.enter(self)
-        engine = self.route.engine
-        if engine is not None:
-            self.assign(engine)
-        elif self.body.is_complete and self.body.size <= model_field.SMALL_BODY_BYTES:
-            engine = self._named_engine()
-            if engine is not None:
-                self.assign(engine)
-        if not self.body.is_complete:
-            if (head.content_length or 0) > proxy.max_body_bytes:
-                raise proxy.too_large()
-            return False
-        if engine is None or not engine.admission.try_enter(identity.name, identity.priority):
-            return False
-        self.has_place = True
-        self._entered = monotonic()
-        if engine.has_token_limits or engine.upstream.status != "ready":
-            return False
-        pool = engine.pool()
-        link = pool.take()
-        if link is None:
-            return False
-        memory = self.memory
-        if memory is None:
-            memory = self.memory = self.body.take()
-        self.forward(pool, link, memory, len(memory))
-        return True
 
     def identify(self, identity: Identity) -> None:
         """Say who asks; from here on the request is in flight.
@@ -159,22 +125,6 @@ class Exchange(ClientReply):
             self._is_limited = True
             self.record.assign(engine.name, identity.name)
 
-    def _named_engine(self) -> ServedEngine | None:
-        """Return the engine that a small body names; None: the body has to be looked at otherwise."""
-        head = self.head
-        proxy = self._proxy
-        if not self.body.size:
-            return proxy.unnamed_engine(self)
-        if head.content_type[:1] in b"mM" and is_multipart(head):
-            return None
-        if head.content_encoding:
-            check_encoding(head)
-        memory = self.memory = self.body.take()
-        name = model_field.leading_model(memory)
-        if name is None:
-            name = model_name(model_field.parse_object(memory).get("model"))
-        return proxy.engine_named(name, self)
-
     def got_place(self) -> None:
         """It holds a place at its model now."""
         self.has_place = True
@@ -191,26 +141,19 @@ class Exchange(ClientReply):
             payload: What of the body goes with the head.
             length: The whole body's; None: it goes in chunks.
         """
-        head = self.head
         self._link = link
         self.record.start()
-        lines = [head.method, b" ", self.route.target, pool.first_lines, *head.forwarded]
-        if head.is_forwarded:
-            lines += self._proxy.forwarded_lines(head, self._connection.peer, self._request_id)
-        else:
-            origin = self._connection.origin_lines
-            lines += (origin, head.host, b"\r\nX-Request-Id: ", self._request_id, b"\r\n")
-        if head.content_length is not None or length:
-            if length is None:
-                lines.append(b"Transfer-Encoding: chunked\r\n")
-            else:
-                lines.append(b"Content-Length: %d\r\n" % length)
-        elif head.is_chunked:
-            lines.append(
-                b"Transfer-Encoding: chunked\r\n" if length is None else b"Content-Length: 0\r\n"
-            )
-        lines += (b"\r\n", payload)
-        link.send(self, b"".join(lines), is_head_request=head.method == b"HEAD")
+        head = self.head
+        request = request_bytes(
+            head,
+            self.route.target,
+            pool.first_lines,
+            self._connection,
+            self._request_id,
+            payload,
+            length,
+        )
+        link.send(self, request, is_head_request=head.method == b"HEAD")
 
     # What the engine's connection calls.
 
@@ -387,14 +330,3 @@ class Exchange(ClientReply):
         task, self.task = self.task, None
         if task is not None and task is not asyncio.current_task():
             task.cancel()
-
-
-def outcome_of(error: Exception) -> Outcome:
-    """Return how a request ends that fails with this error."""
-    if isinstance(error, RequestError):
-        return Outcome.REFUSED
-    if isinstance(error, CapacityError):
-        return Outcome.TIMEOUT
-    if isinstance(error, EngineError):
-        return Outcome.ENGINE_DIED
-    return Outcome.REFUSED if isinstance(error, DeployError) else Outcome.INTERNAL

@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 
 from common.errors import DeployError
 from common.gateway.envelope import answer_for
-from common.gateway.http.answer import MAX_OWN_BODY_BYTES, Answer, OwnRequest
+from common.gateway.http.answer import Answer, OwnRequest
 from common.gateway.http.client_connection import ClientConnection
 from common.gateway.http.incoming_body import IncomingBody
 from common.gateway.http.request import RequestHead
+from common.gateway.page.routes import MAX_FORM_BYTES
 from common.gateway.proxy import ModelProxy
 from common.gateway.routing import Own
 from common.telemetry.recorder import CLIENT_CLOSED_STATUS, Outcome
@@ -124,7 +125,7 @@ class OwnExchange:
             piece = await self.body.read()
             parts.append(piece)
             size += len(piece)
-            if not piece or size > MAX_OWN_BODY_BYTES:
+            if not piece or size > MAX_FORM_BYTES:
                 break
         is_tls = self._proxy.settings.tls is not None
         return OwnRequest(self._head, b"".join(parts), is_tls=is_tls)

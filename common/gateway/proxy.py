@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from email.utils import formatdate
 from itertools import count
 from typing import Any
@@ -106,7 +106,6 @@ class ModelProxy:
             for name in (engine.name, *engine.model.adapters)
         }
         self._routes_seen: dict[tuple[bytes, bytes], Route] = {}
-        self._scheme = b"https" if settings.tls else b"http"
         # Unique among the instances behind one route, and in the order of arrival.
         self.request_ids = map((secrets.token_hex(6).encode() + b"-%x").__mod__, count(1))
         self._exchanges: set[Exchange] = set()
@@ -181,21 +180,6 @@ class ModelProxy:
     def new_request_id(self) -> bytes:
         """Return an identifier for a request that has none."""
         return next(self.request_ids)
-
-    def forwarded_lines(self, head: RequestHead, peer: bytes, request_id: bytes) -> Iterable[bytes]:
-        """Return the fields that tell an engine who asks."""
-        before = head.forwarded_for
-        return (
-            b"X-Forwarded-For: ",
-            b"%b, %b" % (before, peer) if before else peer,
-            b"\r\nX-Forwarded-Proto: ",
-            head.forwarded_proto or self._scheme,
-            b"\r\nX-Forwarded-Host: ",
-            head.forwarded_host or head.host,
-            b"\r\nX-Request-Id: ",
-            request_id,
-            b"\r\n",
-        )
 
     def end_head(
         self,

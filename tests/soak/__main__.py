@@ -158,23 +158,28 @@ class Soak:
             self._rss.append(state["rss"])
             ledger.settle()
             ledger.compare(state["results"], state["key_requests"])
-            problems += left_behind(state) + grown(first, state)
-            problems += ledger.faults
+            found = [*left_behind(state), *grown(first, state), *ledger.faults]
+            for fault in found[:MAX_FAULTS_SHOWN]:
+                say(f"FAULT {fault}")
+            problems += found
             ledger.faults = []
             if len(problems) > MAX_FAULTS_SHOWN:
                 break
         engines = [pid for pid in state["pids"].values() if pid]
         last = await process.ask("stop")
-        problems += last["problems"]
-        problems += [f"still running: {pid}" for pid in last["children"]]
-        problems += [f"engine still running: {pid}" for pid in engines if psutil.pid_exists(pid)]
+        found = list(last["problems"])
+        found += [f"still running: {pid}" for pid in last["children"]]
+        found += [f"engine still running: {pid}" for pid in engines if psutil.pid_exists(pid)]
         if last["tasks"] > 1:
-            problems.append(f"{last['tasks'] - 1} tasks are left after the stop")
-        trend = memory_trend(self._rss)
-        if problems:
-            for line in last["lines"][-60:]:
-                say(f"    {line}")
-        return problems + ([trend] if trend else [])
+            found.append(f"{last['tasks'] - 1} tasks are left after the stop")
+        if trend := memory_trend(self._rss):
+            found.append(trend)
+        for fault in found[:MAX_FAULTS_SHOWN]:
+            say(f"FAULT {fault}")
+        problems += found
+        for line in last["lines"][-60:] if problems else ():
+            say(f"    {line}")
+        return problems
 
     async def _phase(
         self, process: Process, clients: Sequence[Client], seconds: float, began: float
@@ -250,8 +255,6 @@ def main() -> int:
     if not problems:
         say(f"Every one of {soak.ledger.total} requests is accounted for; nothing is left behind.")
         return 0
-    for problem in problems[:MAX_FAULTS_SHOWN]:
-        say(f"FAULT {problem}")
     say(f"{len(problems)} faults. Again: make soak SECONDS={args.seconds:g} SEED={seed}")
     return 1
 

@@ -45,6 +45,8 @@ class Wire:
         return cls(*await asyncio.open_connection(sock=end, limit=limit))
 
     async def send(self, data: bytes) -> None:
+        if self._writer.is_closing():
+            return  # whoever reads the answer hung up
         self._writer.write(data)
         with contextlib.suppress(ConnectionError):  # an answer may have come before
             await self._writer.drain()

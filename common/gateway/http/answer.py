@@ -10,9 +10,6 @@ from typing import Any
 from common.errors import InternalError
 from common.gateway.http.request import RequestHead, cookies
 
-MAX_OWN_BODY_BYTES = 64 * 1024
-"""Forms and small JSON; nothing that the gateway itself takes is larger."""
-
 
 class OwnRequest:
     """A request that the gateway answers itself, with its whole body.
@@ -102,8 +99,3 @@ def json_answer(data: Any, status: int = 200, headers: Mapping[str, str] | None 
     """Return an answer in JSON."""
     body = json.dumps(data).encode()
     return Answer(status, body, "application/json; charset=utf-8", list((headers or {}).items()))
-
-
-def text_answer(text: str, content_type: str, status: int = 200) -> Answer:
-    """Return an answer in text."""
-    return Answer(status, text.encode(), f"{content_type}; charset=utf-8")

@@ -45,6 +45,7 @@ class ClientConnection(RequestReader, asyncio.Protocol):
         "is_gone",
         "origin_lines",
         "peer",
+        "scheme",
         "transport",
     )
 
@@ -63,6 +64,7 @@ class ClientConnection(RequestReader, asyncio.Protocol):
         self.is_gone = False
         self.is_blocked = False
         self.peer = self.origin_lines = b""
+        self.scheme = b"https" if server.is_tls else b"http"
 
     # What the event loop calls.
 
@@ -72,10 +74,9 @@ class ClientConnection(RequestReader, asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self.peer = str(peer[0]).encode("latin-1", "replace")
-        scheme = b"https" if self._server.is_tls else b"http"
         self.origin_lines = (
             b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: "
-            % (self.peer, scheme)
+            % (self.peer, self.scheme)
         )
         self._server.opened(self)
 
@@ -192,11 +193,6 @@ class ClientConnection(RequestReader, asyncio.Protocol):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     # What the server calls.
-
-    def close_if_idle(self) -> None:
-        """Close a connection that waits for a further request."""
-        if self._current is None and not self._queue and not self._in_head:
-            self._close()
 
     def check(self, now: float) -> None:
         """End what takes too long; called about once a second."""
