@@ -80,6 +80,9 @@ class ConnectionServer(Protocol):
     def opened(self, connection: ClientConnection) -> None:
         """A client connected."""
 
+    def held(self, connection: ClientConnection, is_held: bool) -> None:
+        """Nothing is read from a client for now, or it is again."""
+
     def closed(self, connection: ClientConnection) -> None:
         """A client is gone."""
 
@@ -119,10 +122,13 @@ class ClientConnection(asyncio.Protocol):
         "_in_head",
         "_is_closing",
         "_is_deaf",
+        "_lingers",
         "_parser",
         "_queue",
         "_server",
         "_skips_head",
+        "_stalled_bytes",
+        "_stalled_size",
         "_target",
         "_to_start",
         "_was_used",
@@ -152,6 +158,8 @@ class ClientConnection(asyncio.Protocol):
         self._held = False
         self._is_deaf = False
         self._is_closing = False
+        self._lingers = False
+        self._stalled_bytes = self._stalled_size = 0
         self._was_used = False
         self._busy_since = server.now
         self.is_gone = False
@@ -172,17 +180,20 @@ class ClientConnection(asyncio.Protocol):
         """Read requests, or pieces of one."""
         if self._is_deaf:
             return
-        self._busy_since = self._server.now
-        if self._in_head:
+        if self._in_head:  # its time runs from its first byte
             self._block_bytes += len(data)
         else:
             self._block_bytes = len(data)
+            self._busy_since = self._server.now
         try:
             self._parser.feed_data(data)  # type: ignore[union-attr]
         except (HttpParserError, HttpParserUpgrade) as error:
             self._parse_failed(error, data)
-        if self._in_head and self._block_bytes > MAX_HEAD_BYTES and not self._is_deaf:
-            self._reject(_head_too_large())
+        if self._in_head:
+            if self._block_bytes > MAX_HEAD_BYTES and not self._is_deaf:
+                self._reject(_head_too_large())
+        elif self._body is not None:
+            self._check_progress(self._body, len(data))
         if self._to_start:
             self._to_start = False
             if self._current is not None:
@@ -274,6 +285,8 @@ class ClientConnection(asyncio.Protocol):
         self._body_head = head
         self._awaits_continue = head.expects_continue
         self._was_used = True
+        self._busy_since = server.now
+        self._stalled_bytes = self._stalled_size = 0
         self._add(server.handler(self, head, body))
 
     def on_body(self, data: bytes) -> None:
@@ -347,12 +360,14 @@ class ClientConnection(asyncio.Protocol):
         if not self._held and not self.is_gone:
             self._held = True
             self.transport.pause_reading()
+            self._server.held(self, True)
 
     def go_on_reading(self) -> None:
         """Read from this client again."""
         if self._held and not self.is_gone and len(self._queue) < HELD_PIPELINED:
             self._held = False
             self._busy_since = self._server.now
+            self._server.held(self, False)
             self.transport.resume_reading()
 
     def send_continue(self) -> None:
@@ -449,6 +464,22 @@ class ClientConnection(asyncio.Protocol):
             if size > MAX_HEAD_BYTES:
                 raise _head_too_large()
 
+    def _check_progress(self, body: IncomingBody, came: int) -> None:
+        """Refuse a body that grows by frames and trailers alone."""
+        if body.size != self._stalled_size or body.is_discarded:
+            self._stalled_size = body.size
+            self._stalled_bytes = 0
+            return
+        self._stalled_bytes += came
+        if self._stalled_bytes > MAX_HEAD_BYTES and not self._is_deaf:
+            self._reject(
+                bad_request(
+                    f"its body has more than {MAX_HEAD_BYTES // 1024} KiB that are no content",
+                    431,
+                    "headers_too_large",
+                )
+            )
+
     def _add(self, handler: Handler) -> None:
         if self._current is None and not self._queue:
             self._current = handler
@@ -463,11 +494,13 @@ class ClientConnection(asyncio.Protocol):
     def _reject(self, error: RequestError) -> None:
         """Answer what is no request after all earlier answers, and read nothing more."""
         body = self._body
-        self._is_deaf = True
+        self._is_deaf = self._lingers = True
         self._in_head = False
         if body is not None:  # of a request that is known already: its handler says it
             self._body = None
             body.fail(error)
+            if self._current is None and not self._queue:  # or said it already
+                self._close()
             return
         body = IncomingBody(self, 0, self._server.too_large)
         body.end()
@@ -505,7 +538,16 @@ class ClientConnection(asyncio.Protocol):
 
     def _close(self) -> None:
         self._is_deaf = True
-        if not self.is_gone:
+        if self.is_gone:
+            return
+        if self._lingers and self.transport.can_write_eof():
+            # With bytes unread a close is a reset, which takes the answer from a client that sends.
+            self._lingers = False
+            self._is_closing = True
+            self._busy_since = self._server.now
+            self.transport.write_eof()
+            self.go_on_reading()
+        else:
             self.transport.close()
 
 
