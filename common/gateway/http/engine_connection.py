@@ -162,11 +162,20 @@ class EngineConnection(asyncio.Protocol):
             self.is_closed = True
             self.transport.close()
 
+    def give_up(self) -> None:
+        """Nobody wants it any more, whether it is open yet or not."""
+        self.is_closed = True
+        transport: asyncio.Transport | None = getattr(self, "transport", None)
+        if transport is not None:
+            transport.abort()
+
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self.transport = cast(asyncio.Transport, transport)
+        if self.is_closed:
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Read a piece of the answer and pass it on at once."""
