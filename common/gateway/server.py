@@ -9,6 +9,7 @@ from common.gateway.envelope import answer_for
 from common.gateway.exchange import Exchange
 from common.gateway.http.answer import Answer
 from common.gateway.http.client_connection import ClientConnection
+from common.gateway.http.hangup import HangupWatch
 from common.gateway.http.headers import REQUEST_KINDS, FieldKinds
 from common.gateway.http.incoming_body import IncomingBody
 from common.gateway.http.request import RequestHead
@@ -40,6 +41,7 @@ class GatewayServer:
         self.is_tls = proxy.settings.tls is not None
         self.now = 0.0
         self._connections: set[ClientConnection] = set()
+        self._hangups = HangupWatch()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = asyncio.Event()
         self._closed.set()
@@ -57,6 +59,7 @@ class GatewayServer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._hangups.close()
         for connection in list(self._connections):
             connection.abort()
         if self._connections:
@@ -72,8 +75,16 @@ class GatewayServer:
         self._connections.add(connection)
         self._closed.clear()
 
+    def held(self, connection: ClientConnection, is_held: bool) -> None:
+        """Nothing is read from a client for now, or it is again."""
+        if is_held:
+            self._hangups.add(connection)
+        else:
+            self._hangups.remove(connection)
+
     def closed(self, connection: ClientConnection) -> None:
         """A client is gone."""
+        self._hangups.remove(connection)
         self._connections.discard(connection)
         if not self._connections:
             self._closed.set()

@@ -76,6 +76,7 @@ async def _serve(proxy: ModelProxy, exchange: Exchange) -> None:
 async def _identify(proxy: ModelProxy, exchange: Exchange) -> None:
     secret = proxy.secret_of(exchange.head)
     identity = await proxy.authenticator.identify(secret)
+    _check_wanted(exchange)
     if identity is None:
         raise proxy.authenticator.refuse(secret)
     exchange.identify(identity)
@@ -90,6 +91,15 @@ async def _wait_for_a_place(exchange: Exchange, engine: ServedEngine) -> None:
     exchange.got_place()
 
 
+def _check_wanted(exchange: Exchange) -> None:
+    """Stop for a client that left at the very moment that something came which was waited for.
+
+    `asyncio.wait_for` returns its result then, and the cancellation is lost (before Python 3.12).
+    """
+    if exchange.is_over:
+        raise asyncio.CancelledError
+
+
 async def _forward(proxy: ModelProxy, exchange: Exchange, *, is_again: bool = False) -> None:
     body, engine = exchange.kept, exchange.engine
     assert engine is not None
@@ -97,6 +107,11 @@ async def _forward(proxy: ModelProxy, exchange: Exchange, *, is_again: bool = Fa
         body = exchange.kept = RequestBody(exchange.head, exchange.body)
         body.memory, exchange.memory = exchange.memory, None
     pool, link = await _connected(proxy, exchange, engine, body, is_fresh=is_again)
+    try:
+        _check_wanted(exchange)
+    except asyncio.CancelledError:
+        link.close()
+        raise
     if body.memory is not None:
         exchange.memory = body.memory
         exchange.forward(pool, link, body.memory, len(body.memory))

@@ -95,12 +95,15 @@ class HostedModel:
             CapacityError: Not ready within `timeout_s`.
         """
         started = time.monotonic()
-        try:
-            await asyncio.wait_for(self._prepared.wait(), timeout_s)
-        except asyncio.TimeoutError:
-            raise CapacityError(
-                f'The model "{self.name}" is still loading. Try again shortly.'
-            ) from None
+        if not self._prepared.is_set():
+            # Before Python 3.12 `wait_for` swallows a cancellation that comes with the event.
+            prepared = asyncio.ensure_future(self._prepared.wait())
+            try:
+                await asyncio.wait({prepared}, timeout=timeout_s)
+            finally:
+                prepared.cancel()
+            if not self._prepared.is_set():
+                raise CapacityError(f'The model "{self.name}" is still loading. Try again shortly.')
         if self.error is not None:
             raise self.error
         if self.supervisor is None:

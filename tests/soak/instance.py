@@ -28,7 +28,7 @@ from common.engines.state import BackoffPolicy
 from common.engines.supervisor import Supervisor, SupervisorLimits
 from common.gateway.app import Gateway
 from common.gateway.auth import ApiKeyAuthenticator
-from common.gateway.http.client_connection import Timeouts
+from common.gateway.http.serving import Timeouts
 from common.gateway.keys import KeyLimits, Role, generate_key, make_entry
 from common.gateway.models import GatewaySettings, ServedModel
 from common.options.settings import ModelOptions
@@ -177,7 +177,7 @@ class Instance:
             ApiKeyAuthenticator(generate_key(), None, entries),
             self.recorder,
             None,
-            self.lines.append,
+            self._log,
             access=self.recorder.access,
         )
 
@@ -212,6 +212,11 @@ class Instance:
         for model in self.models:
             await model.ensure_ready(30)
         await self.gateway.start()
+
+    def _log(self, line: str) -> None:
+        self.lines.append(line)
+        if " failed: " in line and "EngineCrashError" not in line:
+            self.problems.append(line)
 
     def _console(self, name: str, line: str) -> None:
         self.lines.append(f"{name}: {line}")

@@ -153,7 +153,7 @@ class ClientConnection(RequestReader, asyncio.Protocol):
                 self._is_closing = True  # at once would take the answer from a client that sends
                 return
         if not keeps_alive:
-            self._close_behind_answer()
+            self._close()
         elif self._queue:
             self._advance()
         elif self._is_deaf:
@@ -178,12 +178,14 @@ class ClientConnection(RequestReader, asyncio.Protocol):
         if not self._held and not self.is_gone:
             self._held = True
             self.transport.pause_reading()
+            self._server.held(self, True)
 
     def go_on_reading(self) -> None:
         """Read from this client again."""
         if self._held and not self.is_gone and len(self._queue) < HELD_PIPELINED:
             self._held = False
             self._busy_since = self._server.now
+            self._server.held(self, False)
             self.transport.resume_reading()
 
     def send_continue(self) -> None:
@@ -222,11 +224,16 @@ class ClientConnection(RequestReader, asyncio.Protocol):
     def _came(self, head: RequestHead, body: IncomingBody) -> None:
         handler = self._server.handler(self, head, body)
         self._was_used = True
+        self._busy_since = self._server.now
         if self._current is None and not self._queue:
             self._current = handler
             self._to_start = True
         else:
             self._add(handler)
+
+    def _ended_early(self) -> None:
+        if self._current is None and not self._queue:  # it is answered already
+            self._close()
 
     def _ended(self) -> None:
         self._close()
@@ -276,18 +283,18 @@ class ClientConnection(RequestReader, asyncio.Protocol):
             self._advancing = False
         self.go_on_reading()
 
-    def _close_behind_answer(self) -> None:
-        """Close so that the answer arrives: a client that still sends would get a reset instead."""
-        was_read = self._head is not None and self._head.keeps_alive is False
-        if was_read or self.is_gone or not self.transport.can_write_eof():
-            self._close()
-        else:
-            self._is_deaf = self._is_closing = True
-            self.transport.write_eof()
-
     def _close(self) -> None:
         self._is_deaf = True
-        if not self.is_gone:
+        if self.is_gone:
+            return
+        if self._lingers and self.transport.can_write_eof():
+            # With bytes unread a close is a reset, which takes the answer from a client that sends.
+            self._lingers = False
+            self._is_closing = True
+            self._busy_since = self._server.now
+            self.transport.write_eof()
+            self.go_on_reading()
+        else:
             self.transport.close()
 
 

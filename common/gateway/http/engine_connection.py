@@ -65,6 +65,7 @@ class EngineConnection(asyncio.Protocol):
         "_head_bytes",
         "_is_complete",
         "_is_head_request",
+        "_is_paused",
         "_is_told",
         "_is_too_long",
         "_keeps_alive",
@@ -96,6 +97,7 @@ class EngineConnection(asyncio.Protocol):
         self._is_complete = self._is_told = self._is_head_request = False
         self._keeps_alive = True
         self._is_too_long = False
+        self._is_paused = False
         self._unblocked: asyncio.Future[None] | None = None
         self.head: ResponseHead | None = None
         self.uses = 0
@@ -126,18 +128,21 @@ class EngineConnection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Read no more of the answer: the client reads slower."""
-        if not self.is_closed:
+        if not self.is_closed and not self._is_paused:
+            self._is_paused = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
         """Read the answer again."""
-        if not self.is_closed:
+        if not self.is_closed and self._is_paused:
+            self._is_paused = False
             self.transport.resume_reading()
 
     def release(self) -> None:
         """The answer is complete: the connection may carry another request."""
         self._sink = None
         self.has_answered = False
+        self.resume()  # the client may read slower still; the next one's answer must come
         if self._keeps_alive and self._is_complete and not self.is_closed:
             self._owner.put(self)
         else:
@@ -157,11 +162,20 @@ class EngineConnection(asyncio.Protocol):
             self.is_closed = True
             self.transport.close()
 
+    def give_up(self) -> None:
+        """Nobody wants it any more, whether it is open yet or not."""
+        self.is_closed = True
+        transport: asyncio.Transport | None = getattr(self, "transport", None)
+        if transport is not None:
+            transport.abort()
+
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self.transport = cast(asyncio.Transport, transport)
+        if self.is_closed:
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Read a piece of the answer and pass it on at once."""

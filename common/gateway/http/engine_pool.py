@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 from common.engines.contract import EngineAddress
 from common.errors import EngineCrashError
@@ -72,25 +73,40 @@ class EnginePool:
         """
         loop = asyncio.get_running_loop()
         path = self.address.socket_path
+        connection = EngineConnection(self)
 
         def make() -> EngineConnection:
-            return EngineConnection(self)
+            return connection
 
+        if path is not None:
+            opening = loop.create_task(loop.create_unix_connection(make, str(path)))
+        else:
+            address = self.address
+            opening = loop.create_task(
+                loop.create_connection(make, address.host, address.port or 0)
+            )
+        opening.add_done_callback(_retrieve)
         try:
-            if path is not None:
-                opening = loop.create_unix_connection(make, str(path))
-            else:
-                opening = loop.create_connection(make, self.address.host, self.address.port or 0)
-            _, protocol = await asyncio.wait_for(opening, CONNECT_TIMEOUT_S)
-        except asyncio.TimeoutError:
+            # Before Python 3.12 `wait_for` swallows a cancellation that comes with the connection.
+            await asyncio.wait({opening}, timeout=CONNECT_TIMEOUT_S)
+        except asyncio.CancelledError:
+            opening.cancel()
+            connection.give_up()
+            raise
+        if not opening.done():
+            opening.cancel()
+            connection.give_up()
             raise EngineConnectError(
                 f"The engine did not accept a connection within {CONNECT_TIMEOUT_S:g} s."
-            ) from None
+            )
+        try:
+            opening.result()
         except OSError as error:
             raise EngineConnectError(
                 "The engine is not running: nothing listens at its address."
             ) from error
-        connection = protocol
+        if connection.is_closed:
+            raise EngineConnectError("The engine closed a new connection at once.")
         self._all.add(connection)
         return connection
 
@@ -124,6 +140,12 @@ class EnginePool:
         self._free.clear()
         for connection in list(self._all):
             connection.abort()
+
+
+def _retrieve(opening: asyncio.Task[Any]) -> None:
+    """Whoever gave up the wait does not look at the error."""
+    if not opening.cancelled():
+        opening.exception()
 
 
 class EnginePools:

@@ -62,6 +62,11 @@ class IncomingBody:
         self.size = 0
         self.is_complete = False
 
+    @property
+    def is_discarded(self) -> bool:
+        """Whether nobody wants what still comes."""
+        return self._discards
+
     def feed(self, data: bytes) -> None:
         """Take a piece from the wire."""
         if self._discards:

@@ -48,9 +48,12 @@ class RequestReader:
         "_in_head",
         "_is_closing",
         "_is_deaf",
+        "_lingers",
         "_maker",
         "_parser",
         "_skips_head",
+        "_stalled_bytes",
+        "_stalled_size",
         "_target",
     )
 
@@ -67,6 +70,8 @@ class RequestReader:
         self._skips_head = False
         self._is_deaf = False
         self._is_closing = False
+        self._lingers = False
+        self._stalled_bytes = self._stalled_size = 0
 
     # What the connection is told.
 
@@ -76,6 +81,10 @@ class RequestReader:
 
     def _ended(self) -> None:
         """The body of a request is complete that was refused."""
+        raise NotImplementedError
+
+    def _ended_early(self) -> None:
+        """The rest of a request will not be read."""
         raise NotImplementedError
 
     def _refused(self, error: RequestError) -> None:
@@ -150,6 +159,7 @@ class RequestReader:
         body = self._body = IncomingBody(self, maker.max_body_bytes, maker.too_large)
         self._head = head
         self._awaits_continue = head.expects_continue
+        self._stalled_bytes = self._stalled_size = 0
         self._came(head, body)
 
     def on_body(self, data: bytes) -> None:
@@ -182,18 +192,38 @@ class RequestReader:
             self._parser.feed_data(data)  # type: ignore[union-attr]
         except (HttpParserError, HttpParserUpgrade) as error:
             self._parse_failed(error, data)
-        if self._in_head and self._block_bytes > MAX_HEAD_BYTES and not self._is_deaf:
-            self.reject(_head_too_large())
+        if self._in_head:
+            if self._block_bytes > MAX_HEAD_BYTES and not self._is_deaf:
+                self.reject(_head_too_large())
+        elif self._body is not None:
+            self._check_progress(self._body, len(data))
 
     def reject(self, error: RequestError) -> None:
         """Take what came for no request, and read nothing more."""
         body, self._body = self._body, None
-        self._is_deaf = True
+        self._is_deaf = self._lingers = True
         self._in_head = False
         if body is not None:  # of a request that is known already: its handler says it
             body.fail(error)
+            self._ended_early()
         else:
             self._refused(error)
+
+    def _check_progress(self, body: IncomingBody, came: int) -> None:
+        """Refuse a body that grows by frames and trailers alone."""
+        if body.size != self._stalled_size or body.is_discarded:
+            self._stalled_size = body.size
+            self._stalled_bytes = 0
+            return
+        self._stalled_bytes += came
+        if self._stalled_bytes > MAX_HEAD_BYTES and not self._is_deaf:
+            self.reject(
+                bad_request(
+                    f"its body has more than {MAX_HEAD_BYTES // 1024} KiB that are no content",
+                    431,
+                    "headers_too_large",
+                )
+            )
 
     def _feed(self, data: bytes) -> None:
         parser = self._parser

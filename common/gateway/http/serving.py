@@ -61,6 +61,9 @@ class ConnectionServer(Protocol):
     def opened(self, connection: ClientConnection) -> None:
         """A client connected."""
 
+    def held(self, connection: ClientConnection, is_held: bool) -> None:
+        """Nothing is read from a client for now, or it is again."""
+
     def closed(self, connection: ClientConnection) -> None:
         """A client is gone."""
 

@@ -75,9 +75,14 @@ class RawEngineProcess:
         self.port = int(self._process.stdout.readline())
         self.address = EngineAddress(host="127.0.0.1", port=self.port)
         self._client = Client(self.port)
+        self._events: list[dict[str, Any]] = []
 
     def log(self) -> list[dict[str, Any]]:
-        """Return what happened since the last time."""
+        """Return what happened since the last time, but what `until` found."""
+        events, self._events = [*self._events, *self._fetched()], []
+        return events
+
+    def _fetched(self) -> list[dict[str, Any]]:
         return list(self._client.ask(b"GET /control/log HTTP/1.1\r\nHost: x\r\n\r\n").json)
 
     def go(self, name: str) -> None:
@@ -85,15 +90,16 @@ class RawEngineProcess:
         self._client.ask(f"POST /control/go/{name} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
 
     def until(self, what: str, timeout_s: float = 20.0) -> dict[str, Any]:
-        """Return the next event of this kind."""
-        found: list[dict[str, Any]] = []
+        """Return the next event of this kind; the others stay for `log`."""
 
         def is_there() -> bool:
-            found.extend(event for event in self.log() if event["what"] == what)
-            return bool(found)
+            self._events += self._fetched()
+            return any(event["what"] == what for event in self._events)
 
         until(is_there, timeout_s)
-        return found[0]
+        found = next(event for event in self._events if event["what"] == what)
+        self._events.remove(found)
+        return found
 
     def stop(self) -> None:
         self._client.close()
@@ -117,6 +123,7 @@ class Rig:
         self.recorder = Recorder(list(self.models))
         self.lines: list[str] = []
         self.mistakes: list[str] = []
+        self._clients: list[Client] = []
         self._loop = uvloop.new_event_loop()
         self._loop.set_exception_handler(self._on_mistake)
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -146,7 +153,9 @@ class Rig:
         return self._run(called())
 
     def client(self, **options: Any) -> Client:
-        return Client(self.port, **options)
+        """Return a new connection; it is closed with the rig at the latest."""
+        self._clients.append(Client(self.port, **options))
+        return self._clients[-1]
 
     def ask(self, data: bytes, method: str = "POST") -> Answer:
         """Return the answer to one request on a connection of its own."""
@@ -179,6 +188,8 @@ class Rig:
         return self.in_flight() == 0 and not self.tasks()
 
     def stop(self) -> None:
+        for client in self._clients:
+            client.close()
         self._run(self.gateway.stop())
         until(lambda: not self.tasks())
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -27,3 +27,9 @@ def rig(engine: RawEngineProcess) -> Iterator[Rig]:
     """A gateway of the test's own; nothing may be left of its requests."""
     with gateway([model(engine)]) as own:
         yield own
+
+
+@pytest.fixture(autouse=True)
+def empty_log(engine: RawEngineProcess) -> None:
+    """Each test looks at its own requests."""
+    engine.log()

@@ -7,6 +7,7 @@ HTTP/1.1. It answers with a description of what it saw, unless the target has a 
 of JSON, a list of steps.
 
 ``["send", text]``, ``["repeat", text, times]``  send these bytes (latin-1)
+``["fill", text, size]``                         send these bytes and so many more, in one piece
 ``["sleep", seconds]``, ``["go", name]``         wait, or wait until the test says so
 ``["close"]``, ``["reset"]``, ``["shut"]``       end the connection: in order, by RST, one direction
 ``["unread"]``                                   first step: leave the request's body on the wire
@@ -178,6 +179,9 @@ class RawEngine:
                 for _ in range(args[1]):
                     writer.write(args[0].encode("latin-1"))
                     await writer.drain()
+            elif step == "fill":
+                writer.write(args[0].encode("latin-1") + b"x" * args[1])
+                await writer.drain()
             elif step == "sleep":
                 await asyncio.sleep(args[0])
             elif step == "go":

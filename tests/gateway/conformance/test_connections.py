@@ -119,7 +119,7 @@ def test_a_pipelined_request_is_not_begun_before_its_turn(
         client.send(request("GET", path) + request("GET", "/v1/second"))
         engine.until("request")
         assert client.is_silent()
-        assert engine.log() == []
+        assert not [e for e in engine.log() if e["target"] == "/v1/second"]
         engine.go("first-turn")
         assert client.answer().status == 200
         assert client.answer().json["target"] == "/v1/second"
