@@ -101,7 +101,10 @@ def interpret(task: dict[str, Any]) -> Followed:
         stage = "loading"
     else:
         stage = "picked up"
-    reason = status.get("error") or str(task.get("status_reason") or "") if stage == "ended" else ""
+    reason = ""
+    if stage == "ended":  # the instance's own words, which an agent cannot replace with its own
+        own = status.get("error") or status.get("stop_reason")
+        reason = own or str(task.get("status_reason") or "")
     is_stopping = "stopping" in str(task.get("status_message") or "")
     return Followed(stage, task_status, text, reason, status, models, given_key, is_stopping)
 

@@ -43,6 +43,8 @@ class RunEnd:
     def stopped(self, reason: StopReason) -> int:
         """End a run that was asked to stop; returns the exit code."""
         self._console.line(f"Stopped: {reason.text}.")
+        # An agent writes texts of its own into the task's reason.
+        self._report.set_status({"stop_reason": reason.text})
         ending: Ending = "completed" if reason.kind == "idle" else "stopped"
         self._finish(ending, reason.text)
         if reason.kind == "abort" or (ending == "stopped" and self._is_agents):

@@ -117,7 +117,9 @@ def test_an_idle_instance_completes_its_task(workplace: Workplace, model_id: str
     )
     workplace.wait_stage(task_id, "ended", 60)
     assert workplace.task(task_id)["status"] == "completed"
-    assert workplace.status(task_id)["status"] == "stopped"
+    status = workplace.status(task_id)
+    assert status["status"] == "stopped"
+    assert status["stop_reason"].startswith("no request for")
 
 
 def test_a_bad_value_fails_the_task_with_its_reason(workplace: Workplace, model_id: str) -> None:

@@ -74,7 +74,10 @@ def test_progress_names_the_models_that_differ(steps: list[str], text: str | Non
     assert interpret(given).stage == ("downloading" if text is None else "loading")
 
 
-def test_the_instances_own_error_is_the_reason() -> None:
+def test_the_instances_own_words_are_the_reason() -> None:
+    idle = "no request for 4 hours"
+    ended = task("completed", reason="worker execution done", stop_reason=idle)
+    assert interpret(ended).reason == idle
     assert interpret(task("failed", reason="exit code 1", error="no GGUF")).reason == "no GGUF"
     assert interpret(task("failed", reason="exit code 1")).reason == "exit code 1"
     assert interpret(task("in_progress", reason="x", error="y")).reason == ""

@@ -150,6 +150,7 @@ def test_a_signal_ends_an_installation(clearml_server: RunningServer, tmp_path: 
         assert "Stopped: received SIGTERM." in it.console
         assert "Engine:" not in it.console
         assert it.task()["status"] == "stopped"
+        assert it.status()["stop_reason"] == "received SIGTERM"
 
 
 def test_an_abort_ends_an_installation(clearml_server: RunningServer, tmp_path: Path) -> None:
