@@ -39,9 +39,9 @@ class Refused:
     def start(self) -> None:
         """Send it."""
         head = self._head
-        self._proxy.send_answer(self._connection, head, self.body, self._answer)
+        request_id = self._proxy.send_answer(self._connection, head, self.body, self._answer)
         record = self._proxy.recorder.open()
-        self._proxy.tell(head, record, self._answer.status, head.request_id)
+        self._proxy.tell(head, record, self._answer.status, request_id)
 
     def client_left(self) -> None:
         """Nothing was begun."""
@@ -82,6 +82,7 @@ class OwnExchange:
         self._own = own
         self._record = proxy.recorder.open()
         self._is_counted = is_counted
+        self._request_id = head.request_id
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -109,13 +110,13 @@ class OwnExchange:
             answer = answer_for(error).answer()
         if self._connection.is_gone:
             return
-        self._proxy.send_answer(self._connection, self._head, self.body, answer)
+        self._request_id = self._proxy.send_answer(self._connection, self._head, self.body, answer)
         self._end(Outcome.REFUSED, answer.status)
 
     def _end(self, outcome: Outcome, status: int) -> None:
         if self._is_counted:
             self._record.close(outcome, status)
-        self._proxy.tell(self._head, self._record, status, self._head.request_id)
+        self._proxy.tell(self._head, self._record, status, self._request_id)
 
     async def _request(self) -> OwnRequest:
         parts: list[bytes] = []

@@ -215,16 +215,30 @@ class ModelProxy:
             )
 
     def send_answer(
-        self, connection: ClientConnection, head: RequestHead, body: IncomingBody, answer: Answer
-    ) -> None:
-        """Send a whole answer of our own, and go on with the next request."""
+        self,
+        connection: ClientConnection,
+        head: RequestHead,
+        body: IncomingBody,
+        answer: Answer,
+        request_id: bytes = b"",
+    ) -> bytes:
+        """Send a whole answer of our own, and go on with the next request; return what it is called.
+
+        Args:
+            connection: The client's.
+            head: The request's.
+            body: The request's.
+            answer: What is sent.
+            request_id: What the request is called; empty: what its head says, or a new one.
+        """
         out = [self.status_lines.line(answer.status), *answer.field_lines(), self.date_line]
-        request_id = head.request_id = head.request_id or self.new_request_id()
+        request_id = request_id or head.request_id or self.new_request_id()
         keeps = self.end_head(out, connection, head, body, request_id)
         if head.method != b"HEAD":
             out.append(answer.body)
         connection.write(b"".join(out))
         connection.answered(keeps_alive=keeps)
+        return request_id
 
     def renew_date(self) -> None:
         """Make the Date field that answers without one get; called once a second."""

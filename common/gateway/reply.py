@@ -167,8 +167,7 @@ class ClientReply:
 
     def send_answer(self, answer: Answer) -> None:
         """Send a whole answer of our own; ends the reply."""
-        self.head.request_id = self._request_id
-        self._proxy.send_answer(self._connection, self.head, self.body, answer)
+        self._proxy.send_answer(self._connection, self.head, self.body, answer, self._request_id)
 
     def tell_late(self, answer: ErrorAnswer) -> None:
         """End a reply that has begun with an error, as well as that still can be told.

@@ -18,6 +18,9 @@ MAX_PIPELINED = 64
 HELD_PIPELINED = 4
 """With so many, nothing more is read from the client until one is answered."""
 
+MAX_AT_ONCE_BYTES = 128 * 1024
+"""A larger block goes through the parser, whatever its head is."""
+
 MAX_SKIPPED_BYTES = 1024 * 1024
 """So much of the body of a refused request is read to keep the connection."""
 
@@ -84,6 +87,19 @@ class ClientConnection(RequestReader, asyncio.Protocol):
         """Read requests, or pieces of one."""
         if self._is_deaf:
             return
+        known = self._known
+        if (
+            known is not None
+            and self._is_between
+            and self._current is None
+            and not (self._queue or self._is_closing)
+        ):
+            start = known.body_start(data)
+            if start >= 0 and len(data) <= MAX_AT_ONCE_BYTES:
+                size = len(data) - start
+                if size <= self._server.max_body_bytes:
+                    self._came_again(known.head, size, data[start:])
+                    return
         if not (self._in_head or self._is_closing):
             self._busy_since = self._server.now
         self.read(data)
@@ -230,6 +246,23 @@ class ClientConnection(RequestReader, asyncio.Protocol):
             self._to_start = True
         else:
             self._add(handler)
+
+    def _came_again(self, head: RequestHead, size: int, payload: bytes) -> None:
+        """Take a whole request whose head is known, as the parser would have told it.
+
+        The earlier request with this head is over: nobody else reads it any more.
+        """
+        server = self._server
+        head.content_length = size
+        self._head = head
+        self._awaits_continue = False
+        self._unknown = 0
+        body = IncomingBody(self, server.max_body_bytes, server.too_large)
+        body.put(payload)
+        self._was_used = True
+        self._busy_since = server.now
+        self._current = handler = server.handler(self, head, body)
+        handler.start()
 
     def _ended_early(self) -> None:
         if self._current is None and not self._queue:  # it is answered already

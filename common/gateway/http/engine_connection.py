@@ -9,6 +9,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from common.errors import EngineCrashError, EngineError
 from common.gateway.http.headers import FieldKinds
+from common.gateway.http.known_head import KnownHead, is_worth_keeping, known_head
 from common.gateway.http.request import FieldList
 from common.gateway.http.response import ResponseHead, read_response
 
@@ -69,6 +70,8 @@ class EngineConnection(asyncio.Protocol):
         "_is_told",
         "_is_too_long",
         "_keeps_alive",
+        "_known",
+        "_unknown",
         "_owner",
         "_parser",
         "_pieces",
@@ -98,6 +101,8 @@ class EngineConnection(asyncio.Protocol):
         self._keeps_alive = True
         self._is_too_long = False
         self._is_paused = False
+        self._known: KnownHead[ResponseHead] | None = None
+        self._unknown = 0  # heads in a row
         self._unblocked: asyncio.Future[None] | None = None
         self.head: ResponseHead | None = None
         self.uses = 0
@@ -184,7 +189,19 @@ class EngineConnection(asyncio.Protocol):
         if sink is None or parser is None:
             self.close()  # nobody asked: what comes now could be taken for the next answer
             return
+        begins = not self.has_answered
         self.has_answered = True
+        if begins and (known := self._known) is not None and not self._is_head_request:
+            start = known.body_start(data)
+            if start >= 0:
+                head = self.head = known.head
+                payload = data[start:]
+                head.length = b"%d" % len(payload)
+                self._is_complete = self._is_told = True
+                self.ended_with_stream = head.is_stream
+                self._unknown = 0
+                sink.answer_came(payload, True)
+                return
         try:
             parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
@@ -197,6 +214,8 @@ class EngineConnection(asyncio.Protocol):
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._fail(_TOO_LONG)
             return
+        if begins:
+            self._remember(data)
         pieces = self._pieces
         if pieces:
             payload = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -283,6 +302,15 @@ class EngineConnection(asyncio.Protocol):
         assert self._parser is not None
         if not self._parser.should_keep_alive():
             self._keeps_alive = False
+
+    def _remember(self, block: bytes) -> None:
+        """Keep the head of the answer that came in a block, to know it again."""
+        head = self.head
+        if head is None or not head.can_recur or not self._keeps_alive:
+            return
+        self._unknown += 1
+        if is_worth_keeping(self._unknown):
+            self._known = known_head(head, block) or self._known
 
     def _check_size(self) -> None:
         size = sum(len(name) + len(value) + 4 for name, value in self._fields)

@@ -69,6 +69,11 @@ class RequestHead:
         return self.is_chunked or bool(self.content_length)
 
     @property
+    def can_recur(self) -> bool:
+        """Whether the same fields with another length have the same meaning on their connection."""
+        return self.is_plain and self.content_length is not None and not self.expects_continue
+
+    @property
     def secret(self) -> str | None:
         """The key of ``X-Api-Key`` or ``Authorization: Bearer``; None when there is neither.
 

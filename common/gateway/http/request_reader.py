@@ -14,6 +14,7 @@ from httptools import (
 from common.errors import RequestError
 from common.gateway.http.headers import FieldKinds
 from common.gateway.http.incoming_body import IncomingBody
+from common.gateway.http.known_head import KnownHead, is_worth_keeping, known_head
 from common.gateway.http.request import FieldList, RequestHead, bad_request, read_head
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -46,8 +47,11 @@ class RequestReader:
         "_fields",
         "_head",
         "_in_head",
+        "_is_between",
         "_is_closing",
         "_is_deaf",
+        "_known",
+        "_unknown",
         "_lingers",
         "_maker",
         "_parser",
@@ -71,6 +75,9 @@ class RequestReader:
         self._is_deaf = False
         self._is_closing = False
         self._lingers = False
+        self._is_between = True  # no byte of another message has come
+        self._known: KnownHead[RequestHead] | None = None
+        self._unknown = 0  # heads in a row
         self._stalled_bytes = self._stalled_size = 0
 
     # What the connection is told.
@@ -108,6 +115,10 @@ class RequestReader:
         raise NotImplementedError
 
     # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request came."""
+        self._is_between = False
 
     def on_url(self, data: bytes) -> None:
         """Keep the target, which may come in pieces; with it a request begins."""
@@ -170,6 +181,7 @@ class RequestReader:
 
     def on_message_complete(self) -> None:
         """The request is complete."""
+        self._is_between = True
         body, head = self._body, self._head
         if body is None or head is None or self._is_deaf:
             return
@@ -188,10 +200,14 @@ class RequestReader:
             self._block_bytes += len(data)
         else:
             self._block_bytes = len(data)
+        was_between = self._is_between
         try:
             self._parser.feed_data(data)  # type: ignore[union-attr]
         except (HttpParserError, HttpParserUpgrade) as error:
             self._parse_failed(error, data)
+        else:
+            if was_between and not (self._in_head or self._is_deaf):
+                self._remember(data)
         if self._in_head:
             if self._block_bytes > MAX_HEAD_BYTES and not self._is_deaf:
                 self.reject(_head_too_large())
@@ -208,6 +224,15 @@ class RequestReader:
             self._ended_early()
         else:
             self._refused(error)
+
+    def _remember(self, block: bytes) -> None:
+        """Keep the head that came in a block, to know it again."""
+        head = self._head
+        if head is None or not head.can_recur:
+            return
+        self._unknown += 1
+        if is_worth_keeping(self._unknown):
+            self._known = known_head(head, block) or self._known
 
     def _check_progress(self, body: IncomingBody, came: int) -> None:
         """Refuse a body that grows by frames and trailers alone."""

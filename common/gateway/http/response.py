@@ -57,6 +57,11 @@ class ResponseHead:
         return self.status == 204 or self.status == 304
 
     @property
+    def can_recur(self) -> bool:
+        """Whether the same fields with another length have the same meaning on their connection."""
+        return bool(self.length) and not self.is_chunked and not self.has_no_body
+
+    @property
     def ends_with_connection(self) -> bool:
         """Whether only the end of the connection ends the body."""
         return not self.length and not self.is_chunked and not self.has_no_body
