@@ -98,7 +98,8 @@ class Admission:
             return True
         if self.in_flight >= self.limit:
             return False
-        self._hold(key)
+        self.in_flight += 1
+        self._held[key] = self._held.get(key, 0) + 1
         return True
 
     async def wait(self, key: str, priority: int) -> None:

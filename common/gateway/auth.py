@@ -114,7 +114,9 @@ class ApiKeyAuthenticator:
 
     A key is found by its SHA-256, so that the time does not grow with the number of keys. That time
     tells nothing about a key: whoever measures it cannot choose the digest. The digests themselves
-    are compared in constant time.
+    are compared in constant time. A key that was found is known without its digest until the key
+    file is looked at again; a dictionary compares whole hashes, seeded at random, before it
+    compares texts, so its time tells nothing of a wrong key either.
 
     Args:
         api_key: The instance's key.
@@ -152,12 +154,16 @@ class ApiKeyAuthenticator:
         self._check_at = clock() + KEY_FILE_CHECK_S
         self._stamp = self._file_stamp()
         self._held: dict[bytes, _HeldKey] = {}
+        self._shown: dict[str, _HeldKey] = {}
         self._hold(list_keys(key_file) if key_file else ())
 
     def known(self, secret: str | None) -> Identity | None:
         """Return whose key this is."""
-        held = self._find(secret)
-        if held is None or self._is_over(held):
+        if self._clock() < self._check_at and secret is not None:
+            held = self._shown.get(secret) or self._find(secret)
+        else:
+            held = self._find(secret)
+        if held is None or (held.expires is not None and self._is_over(held)):
             return None
         return held.identity
 
@@ -183,7 +189,10 @@ class ApiKeyAuthenticator:
             self._reload_if_changed()
         digest = sha256(secret.encode("utf-8", "surrogateescape")).digest()
         held = self._held.get(digest)
-        return held if held is not None and hmac.compare_digest(held.digest, digest) else None
+        if held is None or not hmac.compare_digest(held.digest, digest):
+            return None
+        self._shown[secret] = held
+        return held
 
     def _is_over(self, held: _HeldKey) -> bool:
         return held.expires is not None and self._wall_clock() >= held.expires
@@ -195,6 +204,7 @@ class ApiKeyAuthenticator:
 
     def _reload_if_changed(self) -> None:
         self._check_at = self._clock() + KEY_FILE_CHECK_S
+        self._shown.clear()
         stamp = self._file_stamp()
         if self._key_file is None or stamp == self._stamp:
             return

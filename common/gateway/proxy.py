@@ -109,8 +109,7 @@ class ModelProxy:
         # Unique among the instances behind one route, and in the order of arrival.
         self.request_ids = map((secrets.token_hex(6).encode() + b"-%x").__mod__, count(1))
         self._exchanges: set[Exchange] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._idle: asyncio.Event | None = None  # somebody waits for the last one's end
 
     # Names.
 
@@ -269,17 +268,19 @@ class ModelProxy:
         if self.is_draining:
             raise refuse_draining()
         self._exchanges.add(exchange)
-        self._idle.clear()
 
     def leave(self, exchange: Exchange) -> None:
         """Count its end."""
         self._exchanges.discard(exchange)
-        if not self._exchanges:
+        if self._idle is not None and not self._exchanges:
             self._idle.set()
 
     async def idle(self) -> None:
-        """Return when no request is in flight."""
-        await self._idle.wait()
+        """Return when no request is in flight; new ones are refused by then."""
+        if self._exchanges:
+            if self._idle is None or self._idle.is_set():
+                self._idle = asyncio.Event()
+            await self._idle.wait()
 
     def stop(self) -> None:
         """Cut off all requests, and the connections to engines."""

@@ -85,8 +85,7 @@ class ClientReply:
         ):
             return False
         out = [
-            proxy.status_lines.line(answer.status, answer.reason),
-            *answer.forwarded,
+            answer.lines or proxy.status_lines.head(answer),
             b"" if answer.has_date else proxy.date_line,
             b"Content-Length: ",
             length,
@@ -105,7 +104,7 @@ class ClientReply:
         """Add the client's head to what goes out, made of the engine's."""
         self.status = answer.status
         self.is_stream = answer.is_stream
-        out += (self._proxy.status_lines.line(answer.status, answer.reason), *answer.forwarded)
+        out.append(answer.lines or self._proxy.status_lines.head(answer))
         if not answer.has_date:
             out.append(self._proxy.date_line)
         length = answer.length

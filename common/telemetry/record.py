@@ -75,10 +75,10 @@ class RequestRecord:
         if self._totals is None and self._phase == _OPEN:
             recorder = self._recorder
             self.model = model
-            self._totals = totals = recorder.totals_of(model)
+            totals = self._totals = recorder.models.get(model) or recorder.totals_of(model)
             recorder.open_requests += 1
             if key:
-                self._key = totals.counts_of(key)
+                self._key = totals.keys.get(key) or totals.counts_of(key)
 
     def queue(self) -> None:
         """All places at the model are taken: the request waits for one."""

@@ -41,6 +41,7 @@ class Recorder:
         last_activity: When the last request of a model ended; None before.
         open_requests: Requests assigned to a model and not closed: with any, the instance is
             active. Only the records change it.
+        models: Totals by model; only for the records.
         has_engine_counters: Whether the engines count tokens; if not, those of the requests' usage
             stand in for them.
     """
@@ -52,7 +53,7 @@ class Recorder:
         self.last_activity: float | None = None
         self.open_requests = 0
         self.has_engine_counters = True
-        self._models: dict[str, ModelTotals] = {}
+        self.models: dict[str, ModelTotals] = {}
         self.add_models(models)
 
     def add_models(self, models: Iterable[str]) -> None:
@@ -98,7 +99,7 @@ class Recorder:
 
     def snapshot(self) -> Snapshot:
         """Return all totals as they are now; model ``""`` holds requests that reached no model."""
-        models = list(self._models.items())
+        models = list(self.models.items())
         return Snapshot(
             at=self.now(),
             models={
@@ -115,7 +116,7 @@ class Recorder:
 
     def totals_of(self, model: str) -> ModelTotals:
         """Return what a model's records add to; the records' own way in."""
-        totals = self._models.get(model)
+        totals = self.models.get(model)
         if totals is None:
-            totals = self._models[model] = ModelTotals()
+            totals = self.models[model] = ModelTotals()
         return totals

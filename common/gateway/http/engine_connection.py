@@ -147,7 +147,8 @@ class EngineConnection(asyncio.Protocol):
         """The answer is complete: the connection may carry another request."""
         self._sink = None
         self.has_answered = False
-        self.resume()  # the client may read slower still; the next one's answer must come
+        if self._is_paused:  # the client may read slower still; the next one's answer must come
+            self.resume()
         if self._keeps_alive and self._is_complete and not self.is_closed:
             self._owner.put(self)
         else:

@@ -42,22 +42,29 @@ def request_bytes(
         payload: What of the body goes with the head.
         length: The whole body's; None: it goes in chunks.
     """
-    lines = [head.method, b" ", target, first_lines, *head.forwarded]
-    if head.is_forwarded:
-        lines += _behind_a_proxy(head, sender)
-    else:
-        lines += (sender.origin_lines, head.host)
-    lines += (b"\r\nX-Request-Id: ", request_id, b"\r\n")
-    if head.content_length is not None or length:
-        if length is None:
-            lines.append(b"Transfer-Encoding: chunked\r\n")
-        else:
-            lines.append(b"Content-Length: %d\r\n" % length)
+    begin = head.begin
+    if begin is None or begin[0] is not target or begin[1] is not first_lines:
+        begin = head.begin = (target, first_lines, _begin(head, target, first_lines, sender))
+    if length is not None and (length or head.content_length is not None):
+        return b"".join((begin[2], request_id, b"\r\nContent-Length: %d\r\n\r\n" % length, payload))
+    lines = [begin[2], request_id, b"\r\n"]
+    if head.content_length is not None:
+        lines.append(b"Transfer-Encoding: chunked\r\n")
     elif head.is_chunked:
         lines.append(
             b"Transfer-Encoding: chunked\r\n" if length is None else b"Content-Length: 0\r\n"
         )
     lines += (b"\r\n", payload)
+    return b"".join(lines)
+
+
+def _begin(head: RequestHead, target: bytes, first_lines: bytes, sender: Sender) -> bytes:
+    lines = [head.method, b" ", target, first_lines, *head.forwarded]
+    if head.is_forwarded:
+        lines += _behind_a_proxy(head, sender)
+    else:
+        lines += (sender.origin_lines, head.host)
+    lines.append(b"\r\nX-Request-Id: ")
     return b"".join(lines)
 
 

@@ -27,13 +27,17 @@ class RequestHead:
         is_chunked: Whether the body comes in chunks.
         expects_continue: Whether the client waits for 100 before it sends the body.
         is_forwarded: Whether a proxy in front says who asks (X-Forwarded-...).
+        begin: What an engine got of it last: its target, its pool's lines, and the head up to the
+            request's ID, which is the same whenever this head comes again.
         request_id: What the client calls this request; empty when it does not, or not sanely.
     """
 
     # What most requests do not have stands in the class, and in an instance's own dictionary when set.
     __slots__ = (
         "__dict__",
+        "_secret",
         "authorization",
+        "begin",
         "content_length",
         "content_type",
         "fields",
@@ -59,6 +63,8 @@ class RequestHead:
         self.is_http10 = is_http10
         self.keeps_alive = keeps_alive
         self.content_length: int | None = None
+        self.begin: tuple[bytes, bytes, bytes] | None = None
+        self._secret: str | None = ""  # not looked for yet
         self.is_plain = keeps_alive and not is_http10 and method != b"HEAD"
         self.forwarded: list[bytes] = []
         self.content_type = self.authorization = self.host = b""
@@ -79,6 +85,11 @@ class RequestHead:
 
         With both, the latter may be meant for a gateway in front, which passes it on.
         """
+        if self._secret == "":
+            self._secret = self._find_secret()
+        return self._secret
+
+    def _find_secret(self) -> str | None:
         api_key = self.api_key
         if api_key and (api_key := api_key.strip()):
             return api_key.decode("utf-8", "surrogateescape")

@@ -23,6 +23,7 @@ class ResponseHead:
         status: Status code, 200 and above.
         reason: As it came; may be empty.
         forwarded: Fields for the client, flat: name, ``: ``, value, CRLF, and so on.
+        lines: The same as bytes behind the client's status line, made when they are sent; empty before.
         length: Length of the body as it came; empty: it has another framing.
         is_chunked: Whether the body comes in chunks.
         has_date: Whether the engine dated it.
@@ -36,6 +37,7 @@ class ResponseHead:
         "is_chunked",
         "is_stream",
         "length",
+        "lines",
         "may_have_usage",
         "reason",
         "status",
@@ -45,6 +47,7 @@ class ResponseHead:
         self.status = status
         self.reason = reason
         self.forwarded: list[bytes] = []
+        self.lines = b""
         self.length = b""
         self.is_chunked = False
         self.has_date = False
@@ -132,3 +135,9 @@ class StatusLines:
         if reason and line[13:-2] != reason and _REASON.fullmatch(reason):
             return b"HTTP/1.1 %d %b\r\n" % (status, reason)
         return line
+
+    def head(self, answer: ResponseHead) -> bytes:
+        """Return the client's status line with the fields of an engine's answer, and keep it there."""
+        line = self.line(answer.status, answer.reason)
+        answer.lines = lines = b"".join((line, *answer.forwarded))
+        return lines
