@@ -253,7 +253,8 @@ class ClientConnection(RequestReader, asyncio.Protocol):
         The earlier request with this head is over: nobody else reads it any more.
         """
         server = self._server
-        head.content_length = size
+        if size != head.content_length:
+            head.announce(size)
         self._head = head
         self._awaits_continue = False
         self._unknown = 0

@@ -79,6 +79,15 @@ class RequestHead:
         """Whether the same fields with another length have the same meaning on their connection."""
         return self.is_plain and self.content_length is not None and not self.expects_continue
 
+    def announce(self, length: int) -> None:
+        """Say that the body has another length."""
+        self.content_length = length
+        value = b"%d" % length
+        self.fields = [
+            (name, value if name.lower() == b"content-length" else text)
+            for name, text in self.fields
+        ]
+
     @property
     def secret(self) -> str | None:
         """The key of ``X-Api-Key`` or ``Authorization: Bearer``; None when there is neither.
