@@ -53,6 +53,7 @@ class Exchange(ClientReply):
     __slots__ = (
         "_awaits_answer",
         "_entered",
+        "_has_token",
         "_is_limited",
         "_link",
         "_may_have_usage",
@@ -91,6 +92,7 @@ class Exchange(ClientReply):
         self._link: EngineConnection | None = None
         self._awaits_answer = True
         self._may_have_usage = False
+        self._has_token = False
 
     # The way to the engine.
 
@@ -170,7 +172,8 @@ class Exchange(ClientReply):
                 self._end_late()
             return
         if payload and self._may_have_usage:
-            if self.is_stream:
+            if self.is_stream and not self._has_token:
+                self._has_token = True
                 self.record.first_token()
             self.record.saw(payload)
         self.send(out, payload, is_last=is_complete)

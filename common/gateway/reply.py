@@ -130,8 +130,13 @@ class ClientReply:
         framing = self.framing
         if payload:
             if framing == CHUNKED:
-                out += (b"%x\r\n" % len(payload), payload, b"\r\n")
                 self._last = payload
+                if not (out or is_last) and len(payload) <= JOINED_BYTES:  # most pieces
+                    if not self._connection.is_gone:
+                        framed = b"%x\r\n%b\r\n" % (len(payload), payload)
+                        self._connection.transport.write(framed)
+                    return
+                out += (b"%x\r\n" % len(payload), payload, b"\r\n")
             elif framing == RAW:
                 out.append(payload)
                 self._last = payload
