@@ -191,6 +191,31 @@ def test_changes_of_the_file_are_in_force_within_a_second(tmp_path: Path) -> Non
     assert guard.known("own") is not None
 
 
+def test_a_key_that_is_shown_all_the_time_is_revoked_within_a_second(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    times = Times()
+    _, key = create_key(file, "alice")
+    guard = times.guard(file)
+    assert guard.known(key) is not None
+    revoke_key(file, "alice")
+    for _ in range(11):
+        times.go(0.1)
+        found = guard.known(key)
+    assert found is None
+
+
+def test_a_key_that_was_just_shown_still_expires() -> None:
+    times = Times()
+    entry, key = make_entry("ci", expires=int(times.day) + 1)
+    guard = times.guard(None, entry)
+    times.go(0.9)
+    assert guard.known("own") is not None
+    assert guard.known(key) is not None
+    times.go(0.1)
+    assert guard.known(key) is None
+    assert guard.refuse(key).code == "expired_api_key"
+
+
 def test_a_broken_file_leaves_the_keys_in_force_and_is_said_once(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     _, key = create_key(file, "alice")
