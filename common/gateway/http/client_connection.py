@@ -334,6 +334,8 @@ class ClientConnection(asyncio.Protocol):
             if not keeps_alive and self._parser is not None and not self._is_deaf:
                 self._is_closing = True  # at once would take the answer from a client that sends
                 return
+        if self._held:  # by a body that is complete, and that nobody took
+            self.go_on_reading()
         if not keeps_alive:
             self._close()
         elif self._queue:

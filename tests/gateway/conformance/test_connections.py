@@ -20,7 +20,7 @@ def test_a_connection_carries_many_requests_of_all_kinds(shared: Rig) -> None:
             path = said(f"{OK}Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n")
             assert client.ask(request("GET", path)).body == b"x"
             answer = client.ask(request("POST", "/v1/seen", body=b"x").replace(b"test-key", b"no"))
-            assert answer.status == 401
+            assert answer.status == 404
 
 
 def test_connections_to_the_engine_are_used_again(shared: Rig) -> None:
@@ -219,3 +219,13 @@ def test_the_body_of_an_answered_request_is_not_a_request(
             else:
                 assert client.rest() == b""
             assert not [e for e in engine.log() if e.get("target") == "/v1/hidden"]
+
+
+def test_a_refused_upload_does_not_stop_its_connection(shared: Rig) -> None:
+    with shared.client() as client:
+        for size in (100_000, 265_000, 300_000, 400_000, 600_000):
+            for _ in range(3):
+                refused = request("POST", "/nowhere", body=b"x" * size)
+                client.send(refused)
+                assert client.answer().status == 404
+                assert client.ask(request(body=b"next")).json["body"] == "next"
