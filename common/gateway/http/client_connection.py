@@ -547,7 +547,11 @@ class ClientConnection(asyncio.Protocol):
             self._lingers = False
             self._is_closing = True
             self._busy_since = self._server.now
-            self.transport.write_eof()
+            try:
+                self.transport.write_eof()
+            except OSError:  # asyncio's own loop says so where the client has reset it just now
+                self.transport.abort()
+                return
             self.go_on_reading()
         else:
             self.transport.close()

@@ -19,7 +19,7 @@ LARGE = random.Random(2).randbytes(70_000)
 """Around the size from which bodies are passed on while they come."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sent:
     """A proper request, without what depends on who gets it."""
 
@@ -28,6 +28,11 @@ class Sent:
     fields: tuple[tuple[str, str], ...]
     body: bytes
     chunks: tuple[bytes, ...] | None
+
+    def __repr__(self) -> str:
+        sizes = None if self.chunks is None else [len(chunk) for chunk in self.chunks]
+        body = self.body if len(self.body) < 100 else f"{len(self.body)} bytes"
+        return f"Sent({self.method} {self.target} {self.fields} body={body!r} chunks={sizes})"
 
     def data(self, prefix: str = "/m") -> bytes:
         """Return its bytes for the gateway, or with an empty prefix for an engine."""
@@ -45,8 +50,11 @@ def _values() -> st.SearchStrategy[str]:
 
 
 @st.composite
-def requests(draw: st.DrawFn) -> Sent:
-    body = draw(st.binary(max_size=60) | st.integers(0, 400).map(lambda n: LARGE[: 65_400 + n]))
+def requests(draw: st.DrawFn, is_large: bool = True) -> Sent:
+    bodies = st.binary(max_size=60)
+    if is_large:
+        bodies |= st.integers(0, 400).map(lambda size: LARGE[: 65_400 + size])
+    body = draw(bodies)
     chunks: tuple[bytes, ...] | None = None
     if draw(st.booleans()):
         cuts = sorted(draw(st.lists(st.integers(0, len(body)), max_size=4)))

@@ -89,7 +89,7 @@ def second_opinion(data: bytes) -> bytes | None:
 
 
 @settings(max_examples=400, deadline=None)
-@given(data=requests().map(lambda sent: sent.data()).flatmap(spoiled), cuts=CUTS)
+@given(data=requests(is_large=False).map(lambda sent: sent.data()).flatmap(spoiled), cuts=CUTS)
 def test_a_spoiled_request_is_refused_or_means_one_thing(
     shared: Rig, engine: RawEngineProcess, data: bytes, cuts: list[float]
 ) -> None:
