@@ -180,6 +180,7 @@ class ClientConnection(asyncio.Protocol):
         """Read requests, or pieces of one."""
         if self._is_deaf:
             return
+        fields, body = self._fields, self._body
         if self._in_head:  # its time runs from its first byte
             self._block_bytes += len(data)
         else:
@@ -190,10 +191,12 @@ class ClientConnection(asyncio.Protocol):
         except (HttpParserError, HttpParserUpgrade) as error:
             self._parse_failed(error, data)
         if self._in_head:
+            if self._fields is not fields:  # the block began with what came before this head
+                self._block_bytes = self._head_size()
             if self._block_bytes > MAX_HEAD_BYTES and not self._is_deaf:
                 self._reject(_head_too_large())
-        elif self._body is not None:
-            self._check_progress(self._body, len(data))
+        elif body is not None and self._body is body:  # all of the block belongs to it
+            self._check_progress(body, len(data))
         if self._to_start:
             self._to_start = False
             if self._current is not None:
@@ -462,9 +465,11 @@ class ClientConnection(asyncio.Protocol):
                 f"it has more than {MAX_FIELDS} header fields", 431, "headers_too_large"
             )
         if self._block_bytes > MAX_HEAD_BYTES:  # there is a body behind it, or the head is large
-            size = sum(len(name) + len(value) + 4 for name, value in self._fields)
-            if size > MAX_HEAD_BYTES:
+            if self._head_size() > MAX_HEAD_BYTES:
                 raise _head_too_large()
+
+    def _head_size(self) -> int:
+        return len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._fields)
 
     def _check_progress(self, body: IncomingBody, came: int) -> None:
         """Refuse a body that grows by frames and trailers alone."""

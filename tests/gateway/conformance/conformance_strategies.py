@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from conformance_rig import HEAD, chunked
 from hypothesis import strategies as st
@@ -33,6 +34,9 @@ class Sent:
         sizes = None if self.chunks is None else [len(chunk) for chunk in self.chunks]
         body = self.body if len(self.body) < 100 else f"{len(self.body)} bytes"
         return f"Sent({self.method} {self.target} {self.fields} body={body!r} chunks={sizes})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self))  # Hypothesis would write out all of a large body
 
     def data(self, prefix: str = "/m") -> bytes:
         """Return its bytes for the gateway, or with an empty prefix for an engine."""
