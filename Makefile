@@ -14,7 +14,7 @@ ARGS ?=
 SECONDS ?= 600
 SEED ?=
 
-.PHONY: help install demo test test-engines test-browser browser soak screenshots check format lock clean
+.PHONY: help install demo test test-engines test-browser browser test-nginx nginx soak screenshots check format lock clean
 
 help:
 	@echo "make demo          a real model through a local ClearML server, queue and agent (ARGS=--once: stop after the answer)"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-engines  the tests of the engines; builds llama-server and installs vLLM's CPU build once, into the user's cache"
 	@echo "make test-browser  the tests of the instance's page, clicked through in Chromium (installs it as root, else says how)"
 	@echo "make soak          the gateway under load while its engines fail (SECONDS=$(SECONDS), SEED=...: repeat a run)"
+	@echo "make test-nginx    the gateway compared with nginx (installs it as root, else says how)"
 	@echo "make screenshots   the pictures of the page in docs/images, from the same browser"
 	@echo "make check         lint, types, stale derived files"
 	@echo "make format        format the code"
@@ -42,7 +43,7 @@ demo: $(STAMP)
 	@$(BIN)/clearml-deploy demo $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not engine and not gpu and not browser" $(ARGS)
+	$(BIN)/python -m pytest -m "not engine and not gpu and not browser and not nginx" $(ARGS)
 
 test-engines: $(STAMP)
 	$(BIN)/python -m apps.llamacpp.build_native
@@ -57,6 +58,16 @@ soak: $(STAMP)
 
 screenshots: $(STAMP) browser
 	$(BIN)/python -m tests.page.screenshots docs/images
+
+test-nginx: $(STAMP) nginx
+	$(BIN)/python -m pytest -m "nginx" $(ARGS)
+
+nginx:
+	@command -v nginx >/dev/null || test -x /usr/sbin/nginx \
+		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+			&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+				apt-get install -y -qq --no-install-recommends nginx-light; } \
+		|| { echo "These tests need nginx: install it (Debian: apt-get install nginx-light)." >&2; exit 1; }
 
 browser: $(STAMP)
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \

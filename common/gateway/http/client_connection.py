@@ -168,6 +168,8 @@ class ClientConnection(RequestReader, asyncio.Protocol):
             if not keeps_alive and self._parser is not None and not self._is_deaf:
                 self._is_closing = True  # at once would take the answer from a client that sends
                 return
+        if self._held:  # by a body that is complete, and that nobody took
+            self.go_on_reading()
         if not keeps_alive:
             self._close()
         elif self._queue:
@@ -326,7 +328,11 @@ class ClientConnection(RequestReader, asyncio.Protocol):
             self._lingers = False
             self._is_closing = True
             self._busy_since = self._server.now
-            self.transport.write_eof()
+            try:
+                self.transport.write_eof()
+            except OSError:  # asyncio's own loop says so where the client has reset it just now
+                self.transport.abort()
+                return
             self.go_on_reading()
         else:
             self.transport.close()

@@ -196,6 +196,7 @@ class RequestReader:
 
     def read(self, data: bytes) -> None:
         """Read a block of bytes."""
+        fields, body = self._fields, self._body
         if self._in_head:
             self._block_bytes += len(data)
         else:
@@ -209,10 +210,12 @@ class RequestReader:
             if was_between and not (self._in_head or self._is_deaf):
                 self._remember(data)
         if self._in_head:
+            if self._fields is not fields:  # the block began with what came before this head
+                self._block_bytes = self._head_size()
             if self._block_bytes > MAX_HEAD_BYTES and not self._is_deaf:
                 self.reject(_head_too_large())
-        elif self._body is not None:
-            self._check_progress(self._body, len(data))
+        elif body is not None and self._body is body:  # all of the block belongs to it
+            self._check_progress(body, len(data))
 
     def reject(self, error: RequestError) -> None:
         """Take what came for no request, and read nothing more."""
@@ -302,9 +305,11 @@ class RequestReader:
                 f"it has more than {MAX_FIELDS} header fields", 431, "headers_too_large"
             )
         if self._block_bytes > MAX_HEAD_BYTES:  # there is a body behind it, or the head is large
-            size = sum(len(name) + len(value) + 4 for name, value in self._fields)
-            if size > MAX_HEAD_BYTES:
+            if self._head_size() > MAX_HEAD_BYTES:
                 raise _head_too_large()
+
+    def _head_size(self) -> int:
+        return len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._fields)
 
 
 _VERSIONS = frozenset({"1.1", "1.0"})

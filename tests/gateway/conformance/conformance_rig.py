@@ -22,7 +22,7 @@ from common.engines.contract import EngineAddress
 from common.gateway.app import Gateway
 from common.gateway.auth import ApiKeyAuthenticator, Authenticator
 from common.gateway.models import ServedModel
-from common.telemetry.recorder import Recorder
+from common.telemetry.recorder import ModelSnapshot, Recorder
 
 T = TypeVar("T")
 
@@ -162,9 +162,12 @@ class Rig:
         with self.client() as client:
             return client.ask(data, method=method)
 
+    def totals(self, model: str = MODEL) -> ModelSnapshot:
+        """Return what was recorded; an answer may be out a moment before its record is closed."""
+        return self.call(lambda: self.recorder.snapshot().models[model])
+
     def results(self, model: str = MODEL) -> dict[tuple[str, int], int]:
-        totals = self.recorder.snapshot().models.get(model)
-        return dict(totals.results) if totals else {}
+        return dict(self.totals(model).results)
 
     def in_flight(self) -> int:
         return self.call(lambda: self.gateway.in_flight)
@@ -195,7 +198,7 @@ class Rig:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
-        assert self.mistakes == []
+        assert not self.mistakes, repr(self.mistakes)
 
     def _run(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)

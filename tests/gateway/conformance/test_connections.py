@@ -149,6 +149,20 @@ def test_pipelined_requests_cut_anywhere(shared: Rig) -> None:
             assert (second["target"], second["body"]) == ("/v1/b", "223")
 
 
+@pytest.mark.parametrize("size", [65_000, 65_500, 66_000, 131_000, 200_000])
+def test_a_head_behind_a_large_body_is_not_taken_for_a_large_head(shared: Rig, size: int) -> None:
+    first, second = request(body=b"x" * size), request(body=b"second")
+    with shared.client() as client:
+        client.send(first + second[:-20])
+        assert client.answer().json["body"] == "x" * size
+        client.send(second[-20:])
+        assert client.answer().json["body"] == "second"
+        client.send(first + second[:-6])
+        assert client.answer().json["body"] == "x" * size
+        client.send(second[-6:])
+        assert client.answer().json["body"] == "second"
+
+
 def test_many_pipelined_requests_are_answered_or_refused_in_order(shared: Rig) -> None:
     with shared.client() as client:
         client.send_as_far_as_wanted(b"".join(request("GET", f"/v1/n{i}") for i in range(2000)))
@@ -219,3 +233,13 @@ def test_the_body_of_an_answered_request_is_not_a_request(
             else:
                 assert client.rest() == b""
             assert not [e for e in engine.log() if e.get("target") == "/v1/hidden"]
+
+
+def test_a_refused_upload_does_not_stop_its_connection(shared: Rig) -> None:
+    with shared.client() as client:
+        for size in (100_000, 265_000, 300_000, 400_000, 600_000):
+            for _ in range(3):
+                refused = request("POST", "/nowhere", body=b"x" * size)
+                client.send(refused)
+                assert client.answer().status == 404
+                assert client.ask(request(body=b"next")).json["body"] == "next"

@@ -106,7 +106,7 @@ def test_an_answer_that_breaks_off_does_not_look_whole(rig: Rig, text: str, end:
             assert answer.body in (b"", b"hell", b"hello")
             assert client.rest() == b""
     answers_nothing(rig)
-    assert rig.recorder.snapshot().models["m"].requests == 4
+    assert rig.totals("m").requests == 4
     assert {outcome for outcome, _ in rig.results()} == {"engine_died", "ok"}
 
 

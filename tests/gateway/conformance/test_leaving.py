@@ -62,7 +62,7 @@ def gone(rig: Rig, results: dict[tuple[str, int], int], name: str = "m") -> None
     until(rig.is_idle)
     assert rig.results(name) == results
     assert rig.call(lambda: rig.gateway.in_flight_of(name)) == 0
-    assert rig.recorder.snapshot().models[name].in_flight == 0
+    assert rig.totals(name).in_flight == 0
 
 
 LEFT = {("client_closed", 499): 1}

@@ -126,6 +126,15 @@ def test_slow_clients_are_cut_off_and_others_are_not(engine: RawEngineProcess) -
         assert rig.results()[("refused", 408)] == 3
 
 
+def test_a_client_that_sends_slowly_holds_no_place(engine: RawEngineProcess) -> None:
+    with gateway([model(engine, max_concurrent_requests=1)]) as rig, rig.client() as slow:
+        slow.send(request(body=b"slow")[:-2])
+        until(lambda: rig.in_flight() == 1)
+        assert rig.ask(request(body=b"other")).json["body"] == "other"
+        slow.send(b"ow")
+        assert slow.answer().json["body"] == "slow"
+
+
 def test_a_head_in_drops_has_no_more_time_than_another(engine: RawEngineProcess) -> None:
     """Each byte comes in time; all of them together do not."""
     with gateway([model(engine)], timeouts=SHORT) as rig, rig.client() as client:
@@ -267,5 +276,5 @@ def test_a_wall_clock_that_jumps_changes_nothing(
         engine.go("clock")
         assert client.answer().body == b"ok"
         assert idle.ask(request(body=b"x")).status == 200
-        totals = rig.recorder.snapshot().models["m"]
+        totals = rig.totals("m")
         assert 0 <= totals.latency.sum < 60
