@@ -159,6 +159,22 @@ def test_a_request_of_two_meanings_is_refused(
 
 
 @pytest.mark.parametrize("data", REFUSED.values(), ids=REFUSED)
+def test_it_is_refused_as_well_behind_proper_requests(
+    shared: Rig, engine: RawEngineProcess, data: bytes
+) -> None:
+    """Whatever the gateway remembers of a connection's requests must not let another one through."""
+    with shared.client() as client:
+        for _ in range(3):
+            client.send(head(b"Content-Length: 5") + b"hello")
+            assert client.answer().json["body"] == "hello"
+        engine.log()
+        client.send(data + HIDDEN)
+        assert client.answer().status in (400, 413, 501, 505)
+        assert client.rest() == b""
+    assert not [e for e in engine.log() if e["what"] == "request"]
+
+
+@pytest.mark.parametrize("data", REFUSED.values(), ids=REFUSED)
 def test_it_is_refused_as_well_when_it_comes_in_small_pieces(
     shared: Rig, engine: RawEngineProcess, data: bytes
 ) -> None:
