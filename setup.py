@@ -34,7 +34,7 @@ setup(
         # GPUtil imports distutils, which Python 3.12 and later have from here.
         "setuptools>=70",
         "typing-extensions>=4.12",
-        "uvloop>=0.21; sys_platform != 'win32'",
+        "uvloop>=0.21",
     ],
     extras_require={
         # The prebuilt wheel: no compiler. The native llama-server is used instead where it exists.

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 
 from common.errors import Problem
 from common.options.cli_field import last_value, mentions
-from common.options.declaration import option
+from common.options.declaration import like, option
+from common.options.requests import RequestOptions
 from common.options.settings import AppSettings, ModelOptions, RequestLimits, queue_problems
 from common.options.shared import CudaMemoryOptions, DebugOptions, IdleOptions, OffloadOptions
 from common.runtime.endpoint_names import (
@@ -193,29 +194,10 @@ class LlamaCppModel(ModelOptions):
     parallel: int | None = option(
         "Parallel", flag="--parallel", ge=1, le=1024, help="Number of requests processed at a time."
     )
-    max_concurrent_requests: int | None = option(
-        "Max Concurrent Requests",
-        ge=1,
-        help="Requests beyond this number are denied with status 429 instead of waiting, unless Max Waiting "
-        "Requests lets some wait. Empty: no limit.",
-    )
-    max_waiting_requests: int | None = option(
-        "Max Waiting Requests",
-        ge=1,
-        help="So many of the requests beyond Max Concurrent Requests wait for a place; those beyond that are "
-        "denied with status 429. Empty: none waits.",
-    )
-    max_queue_seconds: float | None = option(
-        "Max Queue (Seconds)",
-        gt=0,
-        help="A request that has waited so long for a place is denied with status 503. Empty: it waits until "
-        "there is one. Only with Max Waiting Requests.",
-    )
-    cancel_on_disconnect: bool | None = option(
-        "Cancel On Disconnect",
-        help="A client that hangs up cancels its generation, unless this is off: then the engine finishes "
-        "it. Default on.",
-    )
+    max_concurrent_requests: int | None = like(RequestOptions, "max_concurrent_requests")
+    max_waiting_requests: int | None = like(RequestOptions, "max_waiting_requests")
+    max_queue_seconds: float | None = like(RequestOptions, "max_queue_seconds")
+    cancel_on_disconnect: bool | None = like(RequestOptions, "cancel_on_disconnect")
     numa: Literal["distributed", "isolate", "numactl"] | None = option(
         "NUMA",
         help="NUMA optimisation: distributed spreads over the nodes, isolate stays on one, numactl uses the "

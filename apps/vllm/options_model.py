@@ -9,7 +9,8 @@ from typing import Any, Literal
 from common.errors import ModelError, Problem
 from common.models.reference import parse_reference
 from common.options.cli_field import last_value
-from common.options.declaration import option
+from common.options.declaration import like, option
+from common.options.requests import RequestOptions
 from common.options.settings import ModelOptions, RequestLimits, queue_problems
 from common.runtime.endpoint_names import name_problems, reference_problems
 
@@ -191,29 +192,10 @@ class VllmModel(ModelOptions):
         ge=-1,
         help="Most log probabilities that a request may ask for per token. Default 20.",
     )
-    max_concurrent_requests: int | None = option(
-        "Max Concurrent Requests",
-        ge=1,
-        help="Requests beyond this number are denied with status 429 instead of waiting, unless Max Waiting "
-        "Requests lets some wait. Empty: no limit.",
-    )
-    max_waiting_requests: int | None = option(
-        "Max Waiting Requests",
-        ge=1,
-        help="So many of the requests beyond Max Concurrent Requests wait for a place; those beyond that are "
-        "denied with status 429. Empty: none waits.",
-    )
-    max_queue_seconds: float | None = option(
-        "Max Queue (Seconds)",
-        gt=0,
-        help="A request that has waited so long for a place is denied with status 503. Empty: it waits until "
-        "there is one. Only with Max Waiting Requests.",
-    )
-    cancel_on_disconnect: bool | None = option(
-        "Cancel On Disconnect",
-        help="A client that hangs up cancels its generation, unless this is off: then the engine finishes "
-        "it. Default on.",
-    )
+    max_concurrent_requests: int | None = like(RequestOptions, "max_concurrent_requests")
+    max_waiting_requests: int | None = like(RequestOptions, "max_waiting_requests")
+    max_queue_seconds: float | None = like(RequestOptions, "max_queue_seconds")
+    cancel_on_disconnect: bool | None = like(RequestOptions, "cancel_on_disconnect")
     rope_theta: float | None = option(
         "RoPE Theta",
         flag="--rope-theta",
