@@ -6,7 +6,7 @@ set -eu
 # Also where a base image has a program of that name: desktop packages bring an `open`.
 case ${1-} in
     bench | cache | clone | command | demo | docs | export | forms | key | keys | launch | list | local | logs \
-        | open | options | register | run | status | stop | validate)
+        | open | options | register | run | status | stop | token | validate)
         exec clearml-deploy "$@"
         ;;
 esac
