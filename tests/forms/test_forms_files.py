@@ -239,7 +239,7 @@ def test_the_dashboards_read_what_an_instance_writes() -> None:
     written = status_values("active", [row], idle_s=0, limit_hours=None).keys()
     written |= key_dashboard("name", "http://localhost", is_embedding=False, key="key").keys()
     # The rest is announced once: the keys of dictionaries, and of items that are set.
-    source = Path(__file__).resolve().parents[2] / "common/runtime/run.py"
+    source = Path(__file__).resolve().parents[2] / "common/runtime/announcement.py"
     for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             written |= {node.value}

@@ -86,6 +86,7 @@ def test_check_names_a_stale_page_and_build_renews_it(tmp_path: Path) -> None:
     folder = ["--folder", str(tmp_path)]
     pages = [tmp_path / f"options-{name}.md" for name in APP_NAMES]
     pages += [tmp_path / f"export.schema.{name}.json" for name in APP_NAMES]
+    pages.append(tmp_path / "telemetry.md")
     missing = CliRunner().invoke(docs, ["check", *folder])
     assert missing.exit_code == 1
     assert all(str(page) in missing.output for page in pages)

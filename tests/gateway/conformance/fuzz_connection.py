@@ -160,7 +160,7 @@ def main(arguments: list[str]) -> int:
         sys.stdout.write(f"{runs} random inputs\n")
         return 0
     atheris.instrument_func(check)
-    for name in ("data_received", "on_headers_complete", "_stay_with_http", "_reject"):
+    for name in ("data_received", "read", "on_headers_complete", "_stay_with_http", "reject"):
         function = getattr(ClientConnection, name)
         setattr(ClientConnection, name, atheris.instrument_func(function))
     atheris.Setup([sys.argv[0], *arguments], check)
