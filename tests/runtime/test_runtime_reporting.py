@@ -42,12 +42,16 @@ def rows(server: RunningServer, it: Process) -> tuple[list[str], list[str]]:
     task = it.task()["id"]
     with server.client() as client:
         loading = client.call("serving.get_loading_instances")["instances"]
-        served = client.call("serving.get_endpoints")["endpoints"]
-    base = it.status().get("endpoint", "nowhere")
-    return (
-        [row["endpoint"] for row in loading if row["id"].startswith(task)],
-        [row["endpoint"] for row in served if row["url"].startswith(base)],
-    )
+        served = [
+            row["endpoint"]
+            for row in client.call("serving.get_endpoints")["endpoints"]
+            # Other tests' instances may have left rows of the same address.
+            for part in client.call("serving.get_endpoint_details", endpoint_url=row["url"])[
+                "instances"
+            ]
+            if part["id"].startswith(task)
+        ]
+    return [row["endpoint"] for row in loading if row["id"].startswith(task)], served
 
 
 def events(server: RunningServer, it: Process, kind: str) -> list[dict[str, Any]]:
