@@ -106,8 +106,7 @@ class ModelProxy:
             for name in (engine.name, *engine.model.adapters)
         }
         self._routes_seen: dict[tuple[bytes, bytes], Route] = {}
-        # Unique among the instances behind one route, and in the order of arrival.
-        self.request_ids = map((secrets.token_hex(6).encode() + b"-%x").__mod__, count(1))
+        self.request_ids = map(_uuid_pattern(secrets.token_hex(9)).__mod__, count(1))
         self._exchanges: set[Exchange] = set()
         self._idle: asyncio.Event | None = None  # somebody waits for the last one's end
 
@@ -307,6 +306,18 @@ class ModelProxy:
 def _allowed(exchange: Exchange) -> frozenset[str] | None:
     """Return the models that the key of a request may know of; None: all."""
     return exchange.identity.models if exchange.identity is not None else None
+
+
+def _uuid_pattern(unique: str) -> bytes:
+    """Return what makes a request's number a UUID (version 4 in form): some engines take no other ID.
+
+    Unique among the instances behind one route, and in the order of arrival.
+
+    Args:
+        unique: 18 hexadecimal digits of the gateway.
+    """
+    parts = (unique[:8], unique[8:12], f"4{unique[12:15]}", f"8{unique[15:]}")
+    return f"{'-'.join(parts)}-%012x".encode()
 
 
 def origin_form(target: bytes) -> str:

@@ -289,6 +289,19 @@ async def test_python_server_finishes_a_stream_when_another_begins(tmp_path: Pat
         assert status == 200
 
 
+async def test_python_server_takes_any_request_id(tmp_path: Path) -> None:
+    async with running("llama_cpp.server", tmp_path) as starting:
+        engine = await starting.ready()
+        answer = await engine.client.chat.completions.create(
+            model="tiny",
+            messages=QUESTION,
+            max_tokens=4,
+            extra_headers={"X-Request-Id": "job 7"},
+        )
+        assert answer.usage is not None
+        assert answer.usage.completion_tokens == 4
+
+
 async def count_up(engine: RunningEngine) -> Any:
     return await engine.client.chat.completions.create(
         model="tiny",

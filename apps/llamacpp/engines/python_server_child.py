@@ -195,6 +195,10 @@ def _create_app(settings: dict[str, Any]) -> Any:
     if pooling is not None:
         # Its settings have no pooling; the class they are handed to has.
         llama_cpp.Llama.__init__.__kwdefaults__["pooling_type"] = pooling
+    # A client's X-Request-Id that is no UUID would be answered with an empty 400.
+    plugin = getattr(server, "RequestIdPlugin", None)
+    if plugin is not None:
+        server.RequestIdPlugin = lambda: plugin(validate=False)
     try:
         app = server.create_app(
             # Streams in flight are never cut off for the sake of a new request.
