@@ -32,6 +32,8 @@ class RunningView:
         self._settings = settings
         self._console = console
         self._history = History()
+        # The first interval begins before the gateway opens: no request is left out.
+        self._history.tick(instance.recorder.snapshot(), {})
         # Made of the history when somebody looks, and kept until it has a new point.
         self._charts: dict[str, Any] | None = None
         self._next_tick = 0.0
