@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +13,10 @@ import requests
 from common.local_server import RunningServer, start_background, stop
 from common.options.shared import GeneralOptions
 from common.runtime.external_route import why_no_route
-from tests.fixtures_clearml import clearml_environment, run_sdk_script
+from tests.fixtures_clearml import run_sdk_script
+from tests.runtime.test_runtime_run import Process
+from tests.runtime.test_runtime_run import instance as stub_instance
 
-INSTANCE = Path(__file__).with_name("stub_instance.py")
 SCRIPT = Path(__file__).with_name("route_script.py")
 KEY = "key-of-the-tests-0123456789"
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
@@ -44,35 +41,14 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
         stop(server.data_dir)
 
 
-class Running:
-    """An instance of the stub app as a process of its own, on a server."""
+class Running(Process):
+    """An instance whose console and status are waited for."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, server: RunningServer) -> None:
-        self._process = process
-        self._log = log
-        self._server = server
-
-    @property
-    def console(self) -> str:
-        return self._log.read_text()
+    limit_s = 60.0
 
     @property
     def task_id(self) -> str:
-        line = next(line for line in self.console.splitlines() if "stub instance (" in line)
-        return line.rpartition("(")[2].rstrip(")")
-
-    def status(self) -> dict[str, str]:
-        with self._server.client() as client:
-            task = client.call("tasks.get_by_id", task=self.task_id)["task"]
-        return {n: item["value"] for n, item in task["hyperparams"].get("Status", {}).items()}
-
-    def wait_for(self, condition: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + 60
-        while not (found := condition()):
-            assert self._process.poll() is None, self.console
-            assert time.monotonic() < deadline, self.console
-            time.sleep(0.05)
-        return found
+        return str(self.task()["id"])
 
     def wait_line(self, text: str) -> str:
         return str(
@@ -93,33 +69,11 @@ class Running:
 def instance(
     server: RunningServer, folder: Path, parameters: Mapping[str, str] | None = None
 ) -> Iterator[Running]:
-    model = folder / "m.gguf"
-    model.write_bytes(b"GGUF" + b"\0" * 60)
-    given = {
-        "Model/model": str(model),
-        "Model/model_endpoint_name": "m",
-        "General/host": "127.0.0.1",
-        **(parameters or {}),
-    }
-    environ = {
-        **clearml_environment(server, folder / "cache"),
-        "HOME": str(folder),
-        # Where the SDK tells the router to find this machine.
-        "CLEARML_AGENT_HOST_IP": "127.0.0.1",
-    }
-    log = folder / "console"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, str(INSTANCE), "plain", json.dumps(given)],
-            env=environ,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            yield Running(process, log, server)
-        finally:
-            process.kill()
-            process.wait()
+    given = {"Model/model_endpoint_name": "m", **(parameters or {})}
+    # Where the SDK tells the router to find this machine.
+    environ = {"CLEARML_AGENT_HOST_IP": "127.0.0.1"}
+    with stub_instance(server, folder, "plain", environ=environ, kept=Running, **given) as it:
+        yield it
 
 
 def token(server: RunningServer) -> dict[str, str]:

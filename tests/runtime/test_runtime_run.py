@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -26,6 +26,8 @@ KEY = "a-fixed-key-0123456789"
 class Process:
     """A running instance, its console and its task."""
 
+    limit_s = 40.0
+
     def __init__(self, process: subprocess.Popen[bytes], log: Path, server: RunningServer) -> None:
         self._process = process
         self._log = log
@@ -36,7 +38,7 @@ class Process:
         return self._log.read_text()
 
     def wait_for(self, condition: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + self.limit_s
         while not (found := condition()):
             assert self._process.poll() is None, self.console
             assert time.monotonic() < deadline, self.console
@@ -68,6 +70,9 @@ class Process:
         return self._process.wait(20)
 
 
+It = TypeVar("It", bound=Process)
+
+
 @contextmanager
 def instance(
     server: RunningServer,
@@ -75,8 +80,9 @@ def instance(
     kind: str,
     *,
     environ: Mapping[str, str] | None = None,
+    kept: type[It] = Process,
     **parameters: str,
-) -> Iterator[Process]:
+) -> Iterator[It]:
     model = folder / "m.gguf"
     model.write_bytes(b"GGUF" + b"\0" * 60)
     given = {"Model/model": str(model), "General/host": "127.0.0.1", **parameters}
@@ -93,7 +99,7 @@ def instance(
             stderr=subprocess.STDOUT,
         )
         try:
-            yield Process(process, log, server)
+            yield kept(process, log, server)
         finally:
             process.kill()
             process.wait()
