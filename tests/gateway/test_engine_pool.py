@@ -53,3 +53,30 @@ async def test_a_wait_that_is_cancelled_at_any_moment_ends_and_keeps_nothing(
             end.settimeout(5)
             # Off the loop, which has to close the other end.
             assert await asyncio.to_thread(end.recv, 1) == b""
+
+
+async def test_a_pool_is_not_forgotten_while_a_connection_is_opened(
+    listener: socket.socket,
+) -> None:
+    pools = EnginePools()
+    address = EngineAddress(socket_path=Path(listener.getsockname()))
+    pool = pools.of(address)
+    opening = asyncio.ensure_future(pool.connect())
+    await asyncio.sleep(0)
+    pools.sweep()
+    assert pools.of(address) is pool and not pool.is_closed
+    connection = await opening
+    connection.abort()
+    await until(lambda: pool.is_unused)
+    pools.sweep()
+    assert pool.is_closed and pools.of(address) is not pool
+
+
+async def test_what_comes_back_to_a_closed_pool_is_not_kept(listener: socket.socket) -> None:
+    pools = EnginePools()
+    pool = pools.of(EngineAddress(socket_path=Path(listener.getsockname())))
+    connection = await pool.connect()
+    pools.close()
+    pool.put(connection)
+    assert connection.is_closed and pool.take() is None
+    await until(lambda: pool.is_unused)

@@ -255,6 +255,8 @@ def main() -> int:
     if not problems:
         say(f"Every one of {soak.ledger.total} requests is accounted for; nothing is left behind.")
         return 0
+    for fault in problems[:MAX_FAULTS_SHOWN]:  # once more, where the end of a log shows them
+        say(f"FAULT {fault}")
     say(f"{len(problems)} faults. Again: make soak SECONDS={args.seconds:g} SEED={seed}")
     return 1
 

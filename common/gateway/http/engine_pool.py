@@ -49,12 +49,13 @@ class EnginePool:
         """What follows the target in every request to this engine."""
         self._free: list[EngineConnection] = []
         self._all: set[EngineConnection] = set()
+        self._opening = 0
         self.is_closed = False
 
     @property
     def is_unused(self) -> bool:
-        """Whether it has no connection."""
-        return not self._all
+        """Whether it has no connection, and none is being opened."""
+        return not self._all and not self._opening
 
     def take(self) -> EngineConnection | None:
         """Return the free connection that was used last; None: there is none."""
@@ -71,9 +72,18 @@ class EnginePool:
         Raises:
             EngineConnectError: Nothing listens there, or nothing accepts in time.
         """
+        connection = EngineConnection(self)
+        self._opening += 1
+        try:
+            await self._open(connection)
+        finally:
+            self._opening -= 1
+        self._all.add(connection)
+        return connection
+
+    async def _open(self, connection: EngineConnection) -> None:
         loop = asyncio.get_running_loop()
         path = self.address.socket_path
-        connection = EngineConnection(self)
 
         def make() -> EngineConnection:
             return connection
@@ -107,13 +117,12 @@ class EnginePool:
             ) from error
         if connection.is_closed:
             raise EngineConnectError("The engine closed a new connection at once.")
-        self._all.add(connection)
-        return connection
 
     def put(self, connection: EngineConnection) -> None:
         """Keep a connection for the next request, if it can carry one."""
         free = self._free
-        if (self.closes_after_streams and connection.ended_with_stream) or len(free) >= MAX_FREE:
+        is_of_no_use = self.closes_after_streams and connection.ended_with_stream
+        if self.is_closed or is_of_no_use or len(free) >= MAX_FREE:
             connection.close()
             return
         connection.free_since = time.monotonic()
@@ -136,7 +145,8 @@ class EnginePool:
             self._free.pop(0).close()
 
     def close(self) -> None:
-        """Cut all connections."""
+        """Cut all connections, and keep none that comes back."""
+        self.is_closed = True
         self._free.clear()
         for connection in list(self._all):
             connection.abort()
