@@ -64,12 +64,14 @@ async def test_a_pool_is_not_forgotten_while_a_connection_is_opened(
     opening = asyncio.ensure_future(pool.connect())
     await asyncio.sleep(0)
     pools.sweep()
-    assert pools.of(address) is pool and not pool.is_closed
+    assert pools.of(address) is pool
+    assert not pool.is_closed
     connection = await opening
     connection.abort()
     await until(lambda: pool.is_unused)
     pools.sweep()
-    assert pool.is_closed and pools.of(address) is not pool
+    assert pool.is_closed
+    assert pools.of(address) is not pool
 
 
 async def test_what_comes_back_to_a_closed_pool_is_not_kept(listener: socket.socket) -> None:
@@ -78,5 +80,6 @@ async def test_what_comes_back_to_a_closed_pool_is_not_kept(listener: socket.soc
     connection = await pool.connect()
     pools.close()
     pool.put(connection)
-    assert connection.is_closed and pool.take() is None
+    assert connection.is_closed
+    assert pool.take() is None
     await until(lambda: pool.is_unused)
