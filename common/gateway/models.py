@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -11,6 +11,31 @@ from common.engines.contract import EngineAddress
 from common.gateway.http.serving import Timeouts
 
 ModelStatus = Literal["loading", "ready", "sleeping", "offloaded", "failed"]
+MemoryTier = Literal["gpu", "cpu", "disk"]
+"""Where a model is: it can answer, it is asleep in host RAM, or it is stopped."""
+
+
+@dataclass(frozen=True)
+class MemoryView:
+    """Where one model is and what it takes, in an instance that moves its models.
+
+    Attributes:
+        tier: Where it is, or was before the move that is under way.
+        moving_to: Where it is on its way to; None: it rests.
+        waiting: Requests that wait for it to be loaded.
+        bytes_by_pool: What it takes now, by pool: ``gpu0`` and further, ``resident``, ``host``.
+        reason: Why it moves, or what it waits for; empty otherwise.
+        priority: From its options; a higher one is put aside last.
+        is_pinned: It is never put aside for another model or for being idle.
+    """
+
+    tier: MemoryTier
+    moving_to: MemoryTier | None = None
+    waiting: int = 0
+    bytes_by_pool: Mapping[str, int] = field(default_factory=dict)
+    reason: str = ""
+    priority: int = 0
+    is_pinned: bool = False
 
 
 class Upstream(Protocol):
@@ -35,6 +60,10 @@ class Upstream(Protocol):
     @property
     def failure(self) -> str | None:
         """Why the model cannot be served, in words for the user; None when it can."""
+
+    @property
+    def memory(self) -> MemoryView | None:
+        """Where it is and what it takes; None where the instance does not move its models."""
 
     async def ensure_ready(self, timeout_s: float | None) -> None:
         """Return when the engine can answer; start or wake it if it must be.
@@ -71,7 +100,9 @@ class InstanceView(Protocol):
 
         ``instance`` (title, engine, status, idle time and limit, links) and per model name in
         ``models`` what the gateway itself does not know (progress, tokens, memory, kind);
-        ``charts`` as `common.telemetry.history.History.series` makes them.
+        ``charts`` as `common.telemetry.history.History.series` makes them; ``memory`` the pools
+        and the last moves, None where models are not moved: ``pools`` (name, capacity_bytes,
+        held_bytes) and ``moves`` (model, from, to, seconds, reason, at), the newest last.
         """
 
     def console(self, after: int) -> dict[str, Any]:

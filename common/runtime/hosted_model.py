@@ -9,7 +9,7 @@ from collections.abc import Callable
 from common.engines.contract import EngineAddress, EngineSpec, EngineState
 from common.engines.supervisor import Supervisor
 from common.errors import CapacityError, DeployError, EngineCrashError
-from common.gateway.models import ModelStatus
+from common.gateway.models import MemoryView, ModelStatus
 from common.options.settings import ModelOptions
 
 ENGINE_GRACE_S = 1.5
@@ -60,6 +60,11 @@ class HostedModel:
         """Why it failed, in words for a client; None while it has not."""
         error = self.error or (self.supervisor.failure if self.supervisor else None)
         return str(error) if error is not None and self.status == "failed" else None
+
+    @property
+    def memory(self) -> MemoryView | None:
+        """Where it is and what it takes; None: it is not moved."""
+        return None
 
     def fail(self, error: DeployError) -> None:
         """Give up on this model; waiting requests are told why."""

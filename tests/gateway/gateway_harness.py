@@ -21,7 +21,7 @@ import aiohttp
 from common.engines.contract import EngineAddress
 from common.gateway.app import Gateway
 from common.gateway.auth import ApiKeyAuthenticator, Authenticator
-from common.gateway.models import AdminOperations, GatewaySettings, ServedModel
+from common.gateway.models import AdminOperations, GatewaySettings, MemoryView, ServedModel
 from common.telemetry.recorder import Recorder
 
 STUB = Path(__file__).parents[1] / "fakes" / "stub_engine.py"
@@ -86,6 +86,7 @@ class ManualUpstream:
     waiters: int = 0
     cancelled: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    memory: MemoryView | None = None
 
     def become(self, status: str, error: Exception | None = None) -> None:
         self.status, self.error = status, error

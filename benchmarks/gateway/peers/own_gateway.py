@@ -18,7 +18,7 @@ from benchmarks.gateway import loop
 from common.engines.contract import EngineAddress
 from common.gateway.app import Gateway
 from common.gateway.auth import ApiKeyAuthenticator
-from common.gateway.models import GatewaySettings, ModelStatus, ServedModel
+from common.gateway.models import GatewaySettings, MemoryView, ModelStatus, ServedModel
 from common.telemetry.recorder import Recorder
 
 KEY_VARIABLE = "BENCH_GATEWAY_KEY"
@@ -34,6 +34,7 @@ class ReadyUpstream:
     address: EngineAddress
     status: ModelStatus = "ready"
     failure: str | None = None
+    memory: MemoryView | None = None
 
     async def ensure_ready(self, timeout_s: float | None) -> None:
         """Return: it is."""
