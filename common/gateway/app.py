@@ -14,6 +14,7 @@ from common.gateway.models import AdminOperations, GatewaySettings, InstanceView
 from common.gateway.own_routes import OwnRoutes
 from common.gateway.proxy import ModelProxy
 from common.gateway.routing import RouteTable
+from common.gateway.served_engine import ServedEngine
 from common.gateway.server import GatewayServer
 from common.gateway.waiting import engine_text
 from common.telemetry.recorder import Recorder
@@ -102,6 +103,10 @@ class Gateway:
     def in_flight_of(self, model: str) -> int:
         """Requests that hold a place at one model: it must not be moved while there are any."""
         return self._proxy.in_flight_of(model)
+
+    def demand(self, model: str) -> ServedEngine:
+        """Return the count of a model's requests, for whoever decides where models are."""
+        return self._proxy.engine(model)
 
     @property
     def is_draining(self) -> bool:

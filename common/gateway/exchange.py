@@ -323,7 +323,7 @@ class Exchange(ClientReply):
             if self._is_limited:
                 self._proxy.limiter.leave(identity, usage.prompt + usage.completion)
             if self.has_place and self.engine is not None:
-                self.engine.admission.leave(monotonic() - self._entered, identity.name)
+                self.engine.left(self._entered, monotonic(), identity.name)
             self._proxy.leave(self)
         self.memory = None
         if self.kept is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from common.engines.contract import EngineAddress
 from common.gateway.admission import Admission
 from common.gateway.http.engine_pool import EnginePool, EnginePools
@@ -24,6 +26,8 @@ class ServedEngine:
         limits: On the tokens of a request.
         has_token_limits: Whether there are any: a request has to be looked at then.
         cancels: Whether a client that leaves cancels its generation.
+        last_used: When its last request ended, as `time.monotonic` tells; 0: it had none.
+        on_left: Called when a request ended, before anything else happens; None: nobody wants to know.
     """
 
     __slots__ = (
@@ -33,9 +37,11 @@ class ServedEngine:
         "admission",
         "cancels",
         "has_token_limits",
+        "last_used",
         "limits",
         "model",
         "name",
+        "on_left",
         "upstream",
     )
 
@@ -52,9 +58,34 @@ class ServedEngine:
         )
         self.has_token_limits = self.limits.are_set
         self.upstream = model.upstream
+        self.last_used = 0.0
+        self.on_left: Callable[[], None] | None = None
         self._pools = pools
         self._address: EngineAddress | None = None
         self._pool: EnginePool | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that hold a place: at the engine, or waiting for it to be able to answer."""
+        return self.admission.in_flight
+
+    @property
+    def queued(self) -> int:
+        """Requests in line for a place."""
+        return self.admission.waiting
+
+    def left(self, entered: float, now: float, key: str) -> None:
+        """A request gives its place back.
+
+        Args:
+            entered: When it got the place, in monotonic seconds.
+            now: The present.
+            key: Name of its API key.
+        """
+        self.last_used = now
+        self.admission.leave(now - entered, key)
+        if self.on_left is not None:
+            self.on_left()
 
     def pool(self) -> EnginePool:
         """Return the connections to its engine, which may be another one after a restart.
