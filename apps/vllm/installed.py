@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from apps.vllm.facts import EngineFacts
 from apps.vllm.loading import is_noise, loading_step
 from common.engines.contract import Diagnosis, EngineCommand
 from common.errors import Problem
+from common.memory.engine_ways import EngineOffloads, MachineFacts
 from common.options.settings import ModelOptions
 from common.runtime.app import AnySettings, ModelPlan
 
@@ -75,3 +76,15 @@ class VllmEngine:
     def command(self, plan: ModelPlan, settings: AnySettings) -> EngineCommand:
         """Write the command for one model: pure but for the model's ``config.json``."""
         return write_vllm_command(plan, settings, self.facts)
+
+    def offloads(
+        self, plan: ModelPlan, settings: AnySettings, machine: MachineFacts
+    ) -> EngineOffloads:
+        """None yet."""
+        return EngineOffloads()
+
+    def cache_hooks(
+        self, plan: ModelPlan, settings: AnySettings, report: Callable[[str], None]
+    ) -> None:
+        """Its prefix cache ends with its process."""
+        return

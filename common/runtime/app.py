@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 
 from common.engines.contract import EngineAddress, EngineCommand, EngineProgram
 from common.errors import Problem
+from common.memory.engine_ways import CacheHooks, EngineOffloads, MachineFacts
 from common.models.fetch import ModelFiles
 from common.models.memory import AvailableMemory, MemoryNeed
 from common.options.settings import AppSettings, ModelOptions
@@ -30,6 +31,8 @@ class ModelPlan:
         address: Where its engine will listen.
         threads: CPU threads this engine may use when its options do not say.
         companions: Where the model's companions are, by `Companion.key`.
+        cache_folder: A private folder of this model alone, on a disk, for what its engine has computed
+            ("Save Prompt Cache"); it exists when the engine starts. None: nothing is kept.
     """
 
     name: str
@@ -39,6 +42,7 @@ class ModelPlan:
     address: EngineAddress
     threads: int
     companions: Mapping[str, Path] = field(default_factory=dict)
+    cache_folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,33 @@ class InstalledEngine(EngineProgram, Protocol):
 
     def command(self, plan: ModelPlan, settings: AnySettings) -> EngineCommand:
         """Write the command for one model: pure."""
+
+    def offloads(
+        self, plan: ModelPlan, settings: AnySettings, machine: MachineFacts
+    ) -> EngineOffloads:
+        """The ways to free a running engine's device memory that keep its process. Pure.
+
+        Asked once per model, with the plan whose command was started: `command` says what the ways
+        need. Where there is none, only stopping the engine frees its memory.
+
+        Args:
+            plan: The model.
+            settings: The instance's settings.
+            machine: The worker.
+        """
+
+    def cache_hooks(
+        self, plan: ModelPlan, settings: AnySettings, report: Callable[[str], None]
+    ) -> CacheHooks | None:
+        """What keeps the engine's caches over a stop and a start; None: they are not kept.
+
+        Asked once per model, since the hooks remember what was saved.
+
+        Args:
+            plan: The model; its `cache_folder` is where the files go.
+            settings: The instance's settings.
+            report: Told what was not saved or restored, a line for the console.
+        """
 
 
 class App(Protocol):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from apps.llamacpp.options import LlamaCppSettings
 from common.engines.contract import Diagnosis, EngineCommand
 from common.errors import ConfigurationError, Problem
+from common.memory.engine_ways import CacheHooks, EngineOffloads, MachineFacts
 from common.models.fetch import ModelFiles
 from common.models.memory import AvailableMemory, MemoryNeed
 from common.options.settings import ModelOptions
@@ -29,6 +30,8 @@ class StubEngine:
     Attributes:
         plans: Takes every plan that a command was written for.
         problems: What `check` finds wrong with each model.
+        ways: What `offloads` returns.
+        hooks: What `cache_hooks` returns.
     """
 
     flags: Mapping[str, tuple[str, ...]]
@@ -40,6 +43,8 @@ class StubEngine:
     listens_on_sockets: bool = True
     plans: list[ModelPlan] = field(default_factory=list)
     problems: tuple[Problem, ...] = ()
+    ways: EngineOffloads = EngineOffloads()
+    hooks: CacheHooks | None = None
 
     def check(self, where: str, model: ModelOptions, settings: AnySettings) -> list[Problem]:
         return list(self.problems)
@@ -66,6 +71,16 @@ class StubEngine:
     def diagnose(self, exit_code: int | None, tail: Sequence[str]) -> Diagnosis:
         bad = [line for line in tail if "bad option" in line]
         return Diagnosis(bool(bad), f"It says: {bad[-1]}." if bad else "")
+
+    def offloads(
+        self, plan: ModelPlan, settings: AnySettings, machine: MachineFacts
+    ) -> EngineOffloads:
+        return self.ways
+
+    def cache_hooks(
+        self, plan: ModelPlan, settings: AnySettings, report: Callable[[str], None]
+    ) -> CacheHooks | None:
+        return self.hooks
 
 
 @dataclass(frozen=True)

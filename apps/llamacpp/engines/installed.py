@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,7 @@ from apps.llamacpp.engines.output import is_noise
 from apps.llamacpp.flags import EngineFlags
 from common.engines.contract import Diagnosis, EngineCommand
 from common.errors import ModelError, Problem
+from common.memory.engine_ways import CacheHooks, EngineOffloads, MachineFacts
 from common.models.gguf import read_header
 from common.options.settings import ModelOptions
 from common.runtime.app import AnySettings, ModelPlan
@@ -82,6 +83,18 @@ class LlamaCppEngine:
         return write_server_command(
             plan, self.program, self.flags, env=self.env, pooling=_missing_pooling(plan)
         )
+
+    def offloads(
+        self, plan: ModelPlan, settings: AnySettings, machine: MachineFacts
+    ) -> EngineOffloads:
+        """None yet."""
+        return EngineOffloads()
+
+    def cache_hooks(
+        self, plan: ModelPlan, settings: AnySettings, report: Callable[[str], None]
+    ) -> CacheHooks | None:
+        """None yet."""
+        return None
 
 
 def engine_environment(inherited: Mapping[str, str], **needed: str) -> dict[str, str]:
