@@ -29,7 +29,20 @@ OURS_IN_GENERAL = (
     "max_body_mib",
 )
 
-OURS_IN_MODEL = ("max_waiting_requests", "max_queue_seconds", "cancel_on_disconnect")
+OURS_IN_MODEL = (
+    "max_waiting_requests",
+    "max_queue_seconds",
+    "cancel_on_disconnect",
+    "priority",
+    "pinned",
+    "preload",
+    "idle_offload_minutes",
+    "max_wait_seconds",
+    "save_prompt_cache",
+)
+
+BESIDE_THE_SEEDS = ("max_host_memory_gib",)
+"""Ours among General's, next to the field of the seed that they go with."""
 
 
 def problems_of(settings: type[AnySettings], parameters: Mapping[str, Any]) -> list[Problem]:
@@ -49,12 +62,13 @@ def assert_declares(
     seed: Mapping[str, Sequence[Field]],
     added: Sequence[str] = OURS_IN_GENERAL,
 ) -> None:
-    """A form has the seed's fields by group, in order, ours among a model's and behind General's."""
+    """A form has the seed's fields by group, in order, ours among a model's and General's, and behind those."""
     by_group: dict[str, list[Field]] = {}
     for option in settings.options(entry=False):
         by_group.setdefault(option.group, []).append((option.title, option.name, option.flag))
     if "Model" in by_group:
         by_group["Model"] = [f for f in by_group["Model"] if f[1] not in OURS_IN_MODEL]
+    by_group["General"] = [f for f in by_group["General"] if f[1] not in BESIDE_THE_SEEDS]
     ours = by_group["General"][len(seed["General"]) :]
     assert [(name, flag) for _, name, flag in ours] == [(name, None) for name in added]
     by_group["General"] = by_group["General"][: len(seed["General"])]

@@ -25,6 +25,7 @@ from apps.llamacpp.options import LlamaCppModel
 from common.engines.contract import EngineAddress, EngineCommand, Translated, Unavailable
 from common.options.cli_field import ParsedCli, parse_cli
 from common.options.declaration import Option, describe_options
+from common.options.memory import MemoryOptions
 from common.runtime.app import ModelPlan
 
 DEFAULT_SLOTS = 4
@@ -42,10 +43,11 @@ OURS = frozenset(
         "max_waiting_requests",
         "max_queue_seconds",
         "cancel_on_disconnect",
+        *MemoryOptions.model_fields,
         "max_input_tokens",
     }
 )
-"""Options of a model that are no engine options: files, names, and what the gateway enforces."""
+"""Options of a model that are no engine options: files, names, what the gateway enforces, and memory."""
 
 _NUMA = {"distributed": "distribute", "isolate": "isolate", "numactl": "numactl"}
 

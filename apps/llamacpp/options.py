@@ -8,9 +8,10 @@ from typing import ClassVar, Literal
 from common.errors import Problem
 from common.options.cli_field import last_value, mentions
 from common.options.declaration import like, option
+from common.options.memory import MemoryBudgetOptions, MemoryOptions, OffloadOptions
 from common.options.requests import RequestOptions
 from common.options.settings import AppSettings, ModelOptions, RequestLimits, queue_problems
-from common.options.shared import CudaMemoryOptions, DebugOptions, IdleOptions, OffloadOptions
+from common.options.shared import DebugOptions, IdleOptions
 from common.runtime.endpoint_names import (
     endpoint_problems,
     name_problems,
@@ -29,7 +30,7 @@ class LlamaCppModel(ModelOptions):
         "CLI",
         multiline=True,
         help="llama.cpp CLI arguments. If set, they replace the engine options of this form; Model and "
-        "the fields that are not the engine's (endpoint name, concurrency) still apply.",
+        "the fields that are not the engine's (endpoint name, concurrency, memory) still apply.",
         placeholder="--ctx-size 8192 --temp 0.7",
     )
     verbose: bool | None = option(
@@ -198,6 +199,12 @@ class LlamaCppModel(ModelOptions):
     max_waiting_requests: int | None = like(RequestOptions, "max_waiting_requests")
     max_queue_seconds: float | None = like(RequestOptions, "max_queue_seconds")
     cancel_on_disconnect: bool | None = like(RequestOptions, "cancel_on_disconnect")
+    priority: int | None = like(MemoryOptions, "priority")
+    pinned: bool | None = like(MemoryOptions, "pinned")
+    preload: bool | None = like(MemoryOptions, "preload")
+    idle_offload_minutes: float | None = like(MemoryOptions, "idle_offload_minutes")
+    max_wait_seconds: float | None = like(MemoryOptions, "max_wait_seconds")
+    save_prompt_cache: bool | None = like(MemoryOptions, "save_prompt_cache")
     numa: Literal["distributed", "isolate", "numactl"] | None = option(
         "NUMA",
         help="NUMA optimisation: distributed spreads over the nodes, isolate stays on one, numactl uses the "
@@ -396,7 +403,7 @@ class LlamaCppModel(ModelOptions):
         return [Problem(message, path="tensor_split", value=self.tensor_split)]
 
 
-class LlamaCppGeneral(DebugOptions, CudaMemoryOptions, OffloadOptions):
+class LlamaCppGeneral(DebugOptions, MemoryBudgetOptions, OffloadOptions):
     """The group "General" of the llama.cpp app."""
 
     form_order: ClassVar[tuple[str, ...]] = (
@@ -407,6 +414,7 @@ class LlamaCppGeneral(DebugOptions, CudaMemoryOptions, OffloadOptions):
         "hugging_face_token",
         "max_cuda_memory_gib",
         "cuda_memory_manager_minimum_threshold",
+        "max_host_memory_gib",
     )
 
     disable_logs: bool | None = option(

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from apps.vllm.options_general import VllmGeneral
 from common.options.declaration import like, option
-from common.options.shared import OffloadOptions
+from common.options.memory import OffloadOptions
 
 
 class AdvancedOptions(OffloadOptions):

@@ -11,7 +11,8 @@ from pydantic_core import PydanticCustomError
 from apps.vllm.catalogue import OLDEST
 from common.errors import Problem
 from common.options.declaration import like, option
-from common.options.shared import CudaMemoryOptions, DebugOptions, GeneralOptions
+from common.options.memory import MemoryBudgetOptions
+from common.options.shared import DebugOptions, GeneralOptions
 
 
 class EngineVersionOptions(GeneralOptions):
@@ -63,7 +64,7 @@ class EngineVersionOptions(GeneralOptions):
         return bool(self.vllm_version and Version(self.vllm_version).local == "cpu")
 
 
-class VllmGeneral(EngineVersionOptions, DebugOptions, CudaMemoryOptions):
+class VllmGeneral(EngineVersionOptions, DebugOptions, MemoryBudgetOptions):
     """The group "General" of the vLLM app."""
 
     form_order: ClassVar[tuple[str, ...]] = (
@@ -75,6 +76,7 @@ class VllmGeneral(EngineVersionOptions, DebugOptions, CudaMemoryOptions):
         "hugging_face_token",
         "max_cuda_memory_gib",
         "cuda_memory_manager_minimum_threshold",
+        "max_host_memory_gib",
         "max_log_length",
         "device",
         "guided_decoding_backend",

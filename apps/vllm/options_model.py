@@ -10,6 +10,7 @@ from common.errors import ModelError, Problem
 from common.models.reference import parse_reference
 from common.options.cli_field import last_value
 from common.options.declaration import like, option
+from common.options.memory import MemoryOptions
 from common.options.requests import RequestOptions
 from common.options.settings import ModelOptions, RequestLimits, queue_problems
 from common.runtime.endpoint_names import name_problems, reference_problems
@@ -196,6 +197,11 @@ class VllmModel(ModelOptions):
     max_waiting_requests: int | None = like(RequestOptions, "max_waiting_requests")
     max_queue_seconds: float | None = like(RequestOptions, "max_queue_seconds")
     cancel_on_disconnect: bool | None = like(RequestOptions, "cancel_on_disconnect")
+    priority: int | None = like(MemoryOptions, "priority")
+    pinned: bool | None = like(MemoryOptions, "pinned")
+    preload: bool | None = like(MemoryOptions, "preload")
+    idle_offload_minutes: float | None = like(MemoryOptions, "idle_offload_minutes")
+    max_wait_seconds: float | None = like(MemoryOptions, "max_wait_seconds")
     rope_theta: float | None = option(
         "RoPE Theta",
         flag="--rope-theta",

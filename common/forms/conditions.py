@@ -22,6 +22,7 @@ NEEDS: Mapping[str, tuple[str, bool]] = {
         "General/enable_automatic_cpu_offloading",
         True,
     ),
+    "General/max_host_memory_gib": ("General/enable_automatic_cpu_offloading", True),
     "Advanced/enable_disk_swapping": ("Advanced/enable_automatic_cpu_offloading", False),
     "Advanced/max_prompt_adapter_token": ("Advanced/enable_prompt_adapter", True),
 }
@@ -36,6 +37,9 @@ THREE_WAY = frozenset(
         # On, or left to the engine, unless told otherwise.
         "Model/continuous_batching",
         "Model/enable_automatic_prefix_caching",
+        "Model/cancel_on_disconnect",
+        # Empty lets the memory decide.
+        "Model/preload",
         "Advanced/flash_attention",
         "Advanced/use_mmap",
         "Advanced/offload_kqv",

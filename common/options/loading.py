@@ -104,9 +104,11 @@ def load_settings(
     given = {path: value for path, value in parameters.items() if not _is_empty(value)}
     _check_names(reading, given)
     groups = {name: _load_group(reading, group, given) for name, group in cls.group_types().items()}
-    if check is not None:
-        partial = cls.of_parts((), groups)
-        reading.check = lambda where, model: check(where, model, partial)
+    partial = cls.of_parts((), groups)
+    reading.check = lambda where, model: [
+        *partial.model_problems(model),
+        *(check(where, model, partial) if check is not None else ()),
+    ]
     models = _load_models(reading, cls, given)
     reading.problems += cls.cross_problems(
         [(item.where, item.model) for item in models if item.is_valid and item.model.reference]

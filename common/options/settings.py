@@ -11,13 +11,14 @@ from typing_extensions import Self
 
 from common.errors import Problem
 from common.options.declaration import Option, OptionGroup, describe_options
-from common.options.shared import (
-    GeneralOptions,
-    IdleLimit,
-    IdleOptions,
-    InstanceOptions,
+from common.options.memory import (
+    OFFLOADING,
     MemorySettings,
+    ModelMemory,
+    model_memory,
+    model_memory_problems,
 )
+from common.options.shared import GeneralOptions, IdleLimit, IdleOptions, InstanceOptions
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,15 @@ class ModelOptions(OptionGroup):
     def limits(self) -> RequestLimits:
         """What the gateway enforces for this model."""
         return RequestLimits()
+
+    @property
+    def memory_policy(self) -> ModelMemory:
+        """How this model wants to be treated where models share the memory."""
+        return model_memory(self.given())
+
+    def problems(self) -> list[Problem]:
+        """Also memory options that contradict each other."""
+        return super().problems() + model_memory_problems(self.given())
 
     @property
     def is_verbose(self) -> bool:
@@ -161,7 +171,14 @@ class AppSettings(BaseModel, Generic[ModelT, GeneralT]):
             disk_swapping=bool(given.get("enable_disk_swapping")),
             max_cuda_gib=given.get("max_cuda_memory_gib"),
             manager_threshold_kb=given.get("cuda_memory_manager_minimum_threshold"),
+            max_host_gib=given.get("max_host_memory_gib"),
         )
+
+    @classmethod
+    def offloading_switches(cls) -> str:
+        """The options of this form that let models be put aside, in words."""
+        named = [f'"{o.title}" ({o.path})' for o in cls.options() if o.name in OFFLOADING]
+        return " or ".join(named)
 
     def is_embedding(self, model: ModelT) -> bool:
         """Whether this model serves embeddings instead of text."""
@@ -176,6 +193,20 @@ class AppSettings(BaseModel, Generic[ModelT, GeneralT]):
     def too_many_models(cls) -> str:
         """What to say when there are more models than `max_models`."""
         return f"has more models than this app serves ({cls.max_models})"
+
+    def model_problems(self, model: ModelOptions) -> list[Problem]:
+        """What is wrong between one model and the shared groups.
+
+        Asked of settings whose models are not read yet. A problem's `path` is a bare field name, or a
+        full one where it is a shared option's.
+        """
+        minutes = model.given().get("idle_offload_minutes")
+        if minutes is None or self.memory.moves_models:
+            return []
+        message = (
+            f"needs {self.offloading_switches()} to be on: without, no model is ever put aside"
+        )
+        return [Problem(message, path="idle_offload_minutes", value=minutes)]
 
     def group_problems(self) -> list[Problem]:
         """What is wrong between groups, and between them and the models.

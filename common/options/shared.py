@@ -1,9 +1,8 @@
-"""Options that every app has: the instance's entry fields, the gateway's own, memory, and idling."""
+"""Options that every app has: the instance's entry fields, the gateway's own, and idling."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from pydantic import SecretStr
@@ -172,67 +171,6 @@ class DebugOptions(GeneralOptions):
     def is_debug(self) -> bool:
         """Whether more is said on the console."""
         return bool(self.enable_debug_mode)
-
-
-@dataclass(frozen=True)
-class MemorySettings:
-    """How the models share the worker's memory, whichever groups of the form say it.
-
-    Attributes:
-        cpu_offloading: Idle models may be moved to CPU RAM.
-        disk_swapping: Idle models may be stopped and loaded again from disk.
-        max_cuda_gib: CUDA memory in GiB that the instance may use; None = what there is.
-        manager_threshold_kb: Largest allocation in KB that is never moved; None = the default.
-    """
-
-    cpu_offloading: bool = False
-    disk_swapping: bool = False
-    max_cuda_gib: float | None = None
-    manager_threshold_kb: int | None = None
-
-
-class OffloadOptions(OptionGroup):
-    """Whether several models take turns on the GPUs."""
-
-    enable_automatic_cpu_offloading: bool | None = option(
-        "Enable Automatic CPU Offloading",
-        help="Several models share the GPUs: idle ones are moved to CPU RAM. If Max CUDA Memory exceeds "
-        "the GPUs, the surplus lives in CPU RAM.",
-    )
-    enable_disk_swapping: bool | None = option(
-        "Enable Disk Swapping",
-        help="Several models share the GPUs: idle ones are stopped and loaded again from disk. Not "
-        "together with Enable Automatic CPU Offloading.",
-    )
-
-    def problems(self) -> list[Problem]:
-        """The two ways to offload exclude each other."""
-        found = super().problems()
-        if self.enable_automatic_cpu_offloading and self.enable_disk_swapping:
-            message = (
-                'cannot be on together with "Enable Automatic CPU Offloading" '
-                f"({self.section}/enable_automatic_cpu_offloading): switch this one off to keep idle "
-                "models in CPU RAM, or the other one to keep them on disk"
-            )
-            found.append(Problem(message, path="enable_disk_swapping", value=True))
-        return found
-
-
-class CudaMemoryOptions(OptionGroup):
-    """How much CUDA memory there is to share."""
-
-    max_cuda_memory_gib: float | None = option(
-        "Max CUDA Memory (GiB)",
-        gt=0,
-        help="CUDA memory in GiB that the instance may use. It may exceed the hardware, on x86-64 only: "
-        "the surplus lives in CPU RAM.",
-    )
-    cuda_memory_manager_minimum_threshold: int | None = option(
-        "CUDA Memory Manager Minimum Threshold",
-        ge=-1,
-        help="Largest allocation in KB that is never moved to CPU RAM. Default -1 on one GPU, 66000 on "
-        "several.",
-    )
 
 
 class IdleLimit(OptionGroup):

@@ -20,7 +20,7 @@ from common.runtime.console import Console
 from common.runtime.ending import RunEnd
 from common.runtime.event_loop import run_loop
 from common.runtime.instance import Instance
-from common.runtime.not_yet import without_effect
+from common.runtime.no_effect import without_effect
 from common.runtime.redaction import secret_parameters, secret_variables
 from common.runtime.reporting import Rates, Reporting
 from common.runtime.stopping import StopReason, StopRequest

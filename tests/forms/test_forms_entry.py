@@ -37,6 +37,13 @@ _BESIDE = {
     "max_waiting_requests": {"max_concurrent_requests": 2},
     "max_queue_seconds": {"max_concurrent_requests": 2, "max_waiting_requests": 2},
 }
+# The same, of a field of a model that needs one of the instance, which some forms have elsewhere.
+_BESIDE_MODELS = {
+    "idle_offload_minutes": {
+        "llamacpp": {"general_enable_disk_swapping": True},
+        "vllm": {"advanced_enable_disk_swapping": True},
+    },
+}
 
 EVERY_FIELD = [(app, option) for app in APPS for option in settings_of(app).options(entry=False)]
 IDS = [f"{app}-{option.path}" for app, option in EVERY_FIELD]
@@ -57,13 +64,17 @@ def sample(option: Option) -> Any:
     return '{"a": 1}' if option.structure == "object" else "provider/repo"
 
 
+def _beside_models(app: str, option: Option) -> dict[str, Any]:
+    return _BESIDE_MODELS.get(field_name(option), {}).get(app, {})
+
+
 def entry_with(app: str, option: Option, value: Any) -> dict[str, Any]:
     """What the form sends when this field alone, and what it cannot do without, is filled in."""
     beside = _BESIDE.get(field_name(option), {})
     model: dict[str, Any] = {"model": _VALUES["model"]}
     if option.per_model:
         model |= {**beside, field_name(option): value}
-        beside = {}
+        beside = _beside_models(app, option)
     entry: dict[str, Any] = {"queue": "gpu", **beside}
     if has_model_list(settings_of(app)):
         entry[MODELS_FIELD] = [model]
@@ -76,7 +87,7 @@ def typed_by_hand(app: str, option: Option, value: Any) -> dict[str, str]:
     """The parameters that somebody would type into a cloned task for the same."""
     paths = {field_name(o): o.path for o in settings_of(app).options(entry=False)}
     typed = {"Model/model": _VALUES["model"], option.path: str(value)}
-    beside = _BESIDE.get(field_name(option), {})
+    beside = _BESIDE.get(field_name(option), {}) | _beside_models(app, option)
     return typed | {paths[name]: str(said) for name, said in beside.items()}
 
 

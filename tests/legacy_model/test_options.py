@@ -11,7 +11,7 @@ from apps.vllm.lora import LoraModule
 from apps.vllm.request import EngineRequest
 from common.errors import Problem
 from common.options.loading import load_settings
-from common.options.shared import MemorySettings
+from common.options.memory import MemorySettings
 from tests.declarations import OURS_IN_GENERAL, Field, assert_declares, options_by_path, problems_of
 
 MODEL = {"Model/model": "org/repo"}

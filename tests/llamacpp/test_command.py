@@ -30,6 +30,7 @@ BY_TYPE: dict[str, tuple[Any, ...]] = {
 # What an option cannot do without.
 BESIDE = {
     "max_waiting_requests": {"Model/max_concurrent_requests": 2},
+    "idle_offload_minutes": {"General/enable_disk_swapping": True},
     "max_queue_seconds": {"Model/max_concurrent_requests": 2, "Model/max_waiting_requests": 2},
 }
 

@@ -118,6 +118,8 @@ def test_every_title_of_the_seed_is_declared_in_its_order() -> None:
         by_group.setdefault(item.group, []).append(item.title)
     place = SEED_MODEL_TITLES.index("Max Concurrent Requests") + 1
     ours = ["Max Waiting Requests", "Max Queue (Seconds)", "Cancel On Disconnect"]
+    ours += ["Priority", "Pinned", "Preload", "Idle Offload (Minutes)", "Max Wait (Seconds)"]
+    ours += ["Save Prompt Cache"]
     assert by_group["Model"] == [*SEED_MODEL_TITLES[:place], *ours, *SEED_MODEL_TITLES[place:]]
     assert by_group["General"][: len(SEED_GENERAL_TITLES)] == SEED_GENERAL_TITLES
     assert by_group["Idle"] == SEED_IDLE_TITLES
@@ -147,6 +149,13 @@ def test_public_parameter_paths_never_disappear() -> None:
         "Model/max_waiting_requests",
         "Model/max_queue_seconds",
         "Model/cancel_on_disconnect",
+        "Model/priority",
+        "Model/pinned",
+        "Model/preload",
+        "Model/idle_offload_minutes",
+        "Model/max_wait_seconds",
+        "Model/save_prompt_cache",
+        "General/max_host_memory_gib",
         "General/gateway_route",
         "General/auth",
         "General/api_key",

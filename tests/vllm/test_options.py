@@ -12,7 +12,7 @@ from apps.vllm.options import VllmSettings
 from apps.vllm.request import EngineRequest
 from common.errors import ConfigurationError, Problem
 from common.options.loading import load_settings
-from common.options.shared import MemorySettings
+from common.options.memory import MemorySettings
 from tests.declarations import Field, assert_declares, options_by_path, problems_of
 
 MODEL = {"Model/model": "org/repo"}
