@@ -26,12 +26,21 @@ _HOST_OVERHEAD_BYTES = 150 * 2**20
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """One GPU, or one MIG slice, that the engine may use."""
+    """One GPU, or one MIG slice, that the engine may use.
+
+    Attributes:
+        name: As the driver calls it.
+        uuid: NVML's name for it.
+        free_bytes: Memory that can be had.
+        total_bytes: Memory that it has.
+        surplus_bytes: Host RAM that stands for memory that it lacks, where a budget exceeds it.
+    """
 
     name: str
     uuid: str
     free_bytes: int
     total_bytes: int
+    surplus_bytes: int = 0
 
 
 @dataclass(frozen=True)
