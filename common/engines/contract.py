@@ -19,6 +19,8 @@ class EngineState(str, enum.Enum):
     STOPPED = "stopped"
     STARTING = "starting"
     READY = "ready"
+    PARKED = "parked"
+    """It runs and is left alone: asleep, it may answer nothing."""
     STOPPING = "stopping"
     BACKOFF = "backoff"
     FATAL = "fatal"

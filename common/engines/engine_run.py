@@ -13,6 +13,7 @@ from common.engines.child_process import ChildProcess, Console
 from common.engines.contract import EngineSpec
 from common.engines.failures import says_address_taken
 from common.engines.limits import SupervisorLimits
+from common.engines.parking import Parking
 from common.engines.ports import is_listening
 from common.engines.process_tree import TreeUsage, read_tree
 from common.engines.readiness import HealthProbe, StartLimits, wait_until_ready, watch_liveness
@@ -71,6 +72,7 @@ class EngineRun:
         served: A figure that changes whenever the engine served something.
         say: Gets sentences about the run.
         on_ready: Called with the seconds from start to readiness.
+        on_parked: Called with True when the engine is left alone, False when it is watched again.
         on_ending: Called when the engine has ended or is about to be ended.
     """
 
@@ -86,6 +88,7 @@ class EngineRun:
         served: Callable[[], int],
         say: Callable[[str], None],
         on_ready: Callable[[float], None],
+        on_parked: Callable[[bool], None],
         on_ending: Callable[[], None],
     ) -> None:
         self._spec = spec
@@ -101,6 +104,7 @@ class EngineRun:
         self._child: ChildProcess | None = None
         self._started = 0.0
         self._ready: float | None = None
+        self.parking = Parking(on_parked)
 
     @property
     def pid(self) -> int | None:
@@ -125,6 +129,12 @@ class EngineRun:
 
     async def carry_out(self) -> Ending | None:
         """Run the engine to its end; None when that was requested."""
+        try:
+            return await self._carry_out()
+        finally:
+            self.parking.close()
+
+    async def _carry_out(self) -> Ending | None:
         self._started = time.monotonic()
         self._remove_socket()
         try:
@@ -178,17 +188,18 @@ class EngineRun:
             return Cause.TOO_SLOW, late
         self._ready = time.monotonic()
         self._on_ready(self._ready - self._started)
-        has_ended, hung = await self._until_ended(
-            child,
-            watch_liveness(
+
+        def watch() -> Coroutine[Any, Any, str]:
+            return watch_liveness(
                 probe,
                 measure,
                 self._served,
                 interval_s=limits.health_interval_s,
                 timeout_s=limits.health_timeout_s,
                 limits=LivenessLimits(limits.health_failures, limits.busy_health_failures),
-            ),
-        )
+            )
+
+        has_ended, hung = await self._until_ended(child, self.parking.follow(watch, probe))
         return (Cause.EXITED, "") if has_ended else (Cause.HUNG, str(hung))
 
     async def _until_ended(
@@ -214,7 +225,10 @@ class EngineRun:
         self._on_ending()
         if self._stop.is_made():
             self._say("stopping")
-            status = await child.stop(self._stop.grace_s)
+            grace_s = self._stop.grace_s
+            if self.parking.is_parked:
+                grace_s = min(grace_s, self._limits.parked_grace_s)
+            status = await child.stop(grace_s)
             self._say(f"stopped ({status})")
             return None
         if cause is Cause.EXITED:
@@ -233,6 +247,7 @@ class EngineRun:
             signal=status.signal if has_exited else None,
             detail=detail,
             is_address_taken=self._is_address_taken(child),
+            was_parked=self.parking.is_parked,
         )
 
     def _is_address_taken(self, child: ChildProcess) -> bool:

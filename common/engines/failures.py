@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from common.engines.child_process import ExitStatus
 from common.engines.contract import Diagnosis, EngineSpec
-from common.engines.state import Cause, Ending, GiveUp, Restart
+from common.engines.state import Cause, Ending, GiveUp, Rest, Restart
 from common.errors import (
     EngineConfigurationError,
     EngineCrashError,
@@ -36,7 +36,7 @@ def build_failure(
     spec: EngineSpec,
     ending: Ending,
     diagnosis: Diagnosis,
-    decision: Restart | GiveUp,
+    decision: Restart | GiveUp | Rest,
     tail: Sequence[str],
 ) -> EngineError:
     """Make the error that a user gets for an engine that ended unwanted."""
@@ -73,4 +73,6 @@ def _what_happened(spec: EngineSpec, ending: Ending) -> str:
         return f"{name} hung: {ending.detail}."
     status = ExitStatus(code=None if ending.signal else ending.exit_code, signal=ending.signal)
     when = "before it was ready" if ending.ready_s is None else "while it served"
+    if ending.was_parked:
+        when = "while it was asleep"
     return f"{name} ended with {status}, {ending.ran_s:.0f} s after its start, {when}."

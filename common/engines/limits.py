@@ -19,6 +19,7 @@ class SupervisorLimits:
         health_failures: So many unanswered in a row, with the engine doing nothing: it hangs.
         busy_health_failures: The same with the engine using the processor.
         stop_grace_s: Between asking an engine to end and killing it.
+        parked_grace_s: The same at most for a parked engine, which may be unable to hear.
         measure_interval_s: Between two looks at the bytes that a starting engine moved.
         backoff: Waits between restarts, and when to give up.
     """
@@ -30,5 +31,6 @@ class SupervisorLimits:
     health_failures: int = 4
     busy_health_failures: int = 40
     stop_grace_s: float = 10.0
+    parked_grace_s: float = 2.0
     measure_interval_s: float = 2.0
     backoff: BackoffPolicy = field(default_factory=BackoffPolicy)

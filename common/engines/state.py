@@ -12,13 +12,15 @@ from common.engines.contract import Diagnosis, EngineState
 from common.errors import InternalError
 
 _STOPPED, _STARTING, _READY = EngineState.STOPPED, EngineState.STARTING, EngineState.READY
+_PARKED = EngineState.PARKED
 _STOPPING, _BACKOFF, _FATAL = EngineState.STOPPING, EngineState.BACKOFF, EngineState.FATAL
 
 TRANSITIONS: dict[EngineState, frozenset[EngineState]] = {
     _STOPPED: frozenset({_STARTING}),
     # An engine that hangs or is late is stopped before its restart is waited for.
     _STARTING: frozenset({_READY, _STOPPING, _BACKOFF, _FATAL}),
-    _READY: frozenset({_STOPPING, _BACKOFF, _FATAL}),
+    _READY: frozenset({_PARKED, _STOPPING, _BACKOFF, _FATAL}),
+    _PARKED: frozenset({_READY, _STOPPING}),
     _STOPPING: frozenset({_STOPPED, _BACKOFF, _FATAL}),
     _BACKOFF: frozenset({_STARTING, _STOPPED}),
     _FATAL: frozenset({_STARTING}),
@@ -81,6 +83,7 @@ class Ending:
         signal: The signal that killed it, not ours; None when it exited.
         detail: What was waited for in vain, or why it cannot be executed.
         is_address_taken: Another program holds the port that it was to listen on.
+        was_parked: Nobody was to use it.
     """
 
     cause: Cause
@@ -90,6 +93,7 @@ class Ending:
     signal: int | None = None
     detail: str = ""
     is_address_taken: bool = False
+    was_parked: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,9 +112,14 @@ class GiveUp:
     crashes: int
 
 
+@dataclass(frozen=True)
+class Rest:
+    """Do not start it again by itself: nobody uses it, and its memory may be another's by now."""
+
+
 def decide_after_exit(
     ending: Ending, diagnosis: Diagnosis, crashes: int, policy: BackoffPolicy
-) -> Restart | GiveUp:
+) -> Restart | GiveUp | Rest:
     """Decide whether an engine that ended unwanted is started again, and when.
 
     Args:
@@ -119,6 +128,8 @@ def decide_after_exit(
         crashes: Failures in a row before this one, as the last `Restart` gave it; 0 at first.
         policy: The waits and the limit.
     """
+    if ending.was_parked:
+        return Rest()
     if ending.cause is Cause.NOT_EXECUTABLE:
         return GiveUp(is_configuration=True, crashes=crashes + 1)
     # With settings that once worked, a restart may help whatever the last lines look like; and a

@@ -23,7 +23,8 @@ from common.engines.contract import EngineAddress, EngineSpec, EngineState
 from common.engines.engine_run import EngineRun, StopRequest
 from common.engines.failures import build_failure
 from common.engines.limits import SupervisorLimits
-from common.engines.state import Ending, GiveUp, check_transition, decide_after_exit
+from common.engines.parking import Outcome
+from common.engines.state import Ending, GiveUp, Rest, check_transition, decide_after_exit
 from common.errors import CapacityError, DeployError, EngineCrashError, EngineError
 
 __all__ = ["Supervisor", "SupervisorLimits"]
@@ -81,6 +82,7 @@ class Supervisor:
 
         self._loop: asyncio.Task[None] | None = None
         self._start_again = False
+        self._is_resting = False
         self._stop = StopRequest()
         self._stopped: asyncio.Future[None] | None = None
         self._waiters: set[asyncio.Future[DeployError | None]] = set()
@@ -139,7 +141,7 @@ class Supervisor:
         Does nothing when it is on its way or ready already. A FATAL one is tried afresh.
         """
         if self._loop is not None and not self._loop.done():
-            self._start_again = self._stopped is not None
+            self._start_again = self._stopped is not None or self._is_resting
             return
         self._failure = None  # of the last life: `ensure_ready` must not take it for this one's
         self._loop = asyncio.get_running_loop().create_task(self._live())
@@ -157,8 +159,10 @@ class Supervisor:
             EngineError: It is FATAL; the subclass says whether the configuration is at fault, the
                 text holds its last lines.
             CapacityError: It is not ready in time, or was stopped; `retry_after_s` says when to
-                try again.
+                try again. It is parked: `unpark` is for whoever parked it.
         """
+        if self._state is EngineState.PARKED and self._stopped is None:
+            raise CapacityError(f'The engine of "{self._spec.name}" is asleep.')
         if self._state is EngineState.READY and self._stopped is None:
             return
         if self._state is EngineState.FATAL and self._failure is not None:
@@ -175,6 +179,49 @@ class Supervisor:
         error = waiter.result()
         if error is not None:
             raise error
+
+    async def park(self) -> None:
+        """Leave the ready engine alone from now on: it is not asked whether it lives.
+
+        If it ends while it is parked it is STOPPED, with the reason in `failure`, and is not
+        started again. Does nothing to one that is parked already.
+
+        Raises:
+            CapacityError: It is not ready, or was stopped meanwhile.
+            EngineError: It ended meanwhile.
+        """
+        if self._state is EngineState.PARKED and self._stopped is None:
+            return
+        if self._state is not EngineState.READY or self._stopped is not None or not self._run:
+            raise CapacityError(f'The engine of "{self._spec.name}" is {self._state.value}.')
+        if await self._run.parking.park() is not Outcome.DONE:
+            raise self._ended_meanwhile()
+
+    async def unpark(self, timeout_s: float) -> None:
+        """Watch a parked engine again: it is READY when this returns.
+
+        Args:
+            timeout_s: How long it may take to answer. One that does not counts as hung: it stays
+                parked, for the caller to stop.
+
+        Raises:
+            EngineError: It did not answer in time, or ended meanwhile.
+            CapacityError: It is not parked, or was stopped meanwhile.
+        """
+        if self._state is EngineState.READY and self._stopped is None:
+            return
+        if self._state is not EngineState.PARKED or self._stopped is not None or not self._run:
+            if self._failure is not None:
+                raise copy.copy(self._failure)
+            raise CapacityError(f'The engine of "{self._spec.name}" is {self._state.value}.')
+        outcome = await self._run.parking.unpark(timeout_s)
+        if outcome is Outcome.SILENT:
+            raise EngineCrashError(
+                f'The engine of "{self._spec.name}" did not answer within {timeout_s:g} s after it '
+                "was woken."
+            )
+        if outcome is Outcome.ENDED:
+            raise self._ended_meanwhile()
 
     async def stop(self, grace_s: float | None = None) -> None:
         """End the engine and all that it started; returns when it is gone.
@@ -208,6 +255,7 @@ class Supervisor:
         try:
             while True:
                 await self._keep_running()
+                self._is_resting = False
                 self._finish_stop()
                 if not self._start_again:
                     return
@@ -242,6 +290,9 @@ class Supervisor:
             decision = decide_after_exit(ending, diagnosis, crashes, self._limits.backoff)
             self._failure = build_failure(self._spec, ending, diagnosis, decision, tail)
             self._say(str(self._failure).partition("\n")[0])
+            if isinstance(decision, Rest):
+                self._set_state(EngineState.STOPPED)
+                return
             if isinstance(decision, GiveUp):
                 self._set_state(EngineState.FATAL)
                 return
@@ -271,6 +322,7 @@ class Supervisor:
             served=lambda: self._served,
             say=self._say,
             on_ready=self._on_ready,
+            on_parked=self._on_parked,
             on_ending=self._on_ending,
         )
         ending = await self._run.carry_out()
@@ -283,8 +335,14 @@ class Supervisor:
         self._say(f"ready after {load_s:.1f} s")
         self._set_state(EngineState.READY)
 
+    def _on_parked(self, is_parked: bool) -> None:
+        self._ready_since = None if is_parked else time.time()
+        self._set_state(EngineState.PARKED if is_parked else EngineState.READY)
+
     def _on_ending(self) -> None:
         self._ready_since = None
+        # Who asks for it from now on wants another one, which this loop must start.
+        self._is_resting = self._state is EngineState.PARKED
         self._set_state(EngineState.STOPPING)
 
     async def _abandon(self) -> None:
@@ -324,6 +382,11 @@ class Supervisor:
         stopped, self._stopped = self._stopped, None
         if stopped is not None and not stopped.done():
             stopped.set_result(None)
+
+    def _ended_meanwhile(self) -> DeployError:
+        if self._failure is not None:
+            return copy.copy(self._failure)
+        return CapacityError(f'The engine of "{self._spec.name}" was stopped.')
 
     def _not_ready_in_time(self, timeout_s: float) -> CapacityError:
         retry_s = self._load_s or _FIRST_RETRY_S

@@ -31,6 +31,7 @@ class EngineEvents:
         self._recorder = recorder
         self._is_ending: dict[str, bool] = {}
         self._stopping_since: dict[str, float] = {}
+        self._parked: set[str] = set()
         self.progress: dict[str, str] = {}
 
     def said(self, engine: InstalledEngine, model: HostedModel, line: str) -> bool:
@@ -61,6 +62,12 @@ class EngineEvents:
     def _count_move(self, model: HostedModel, state: EngineState) -> None:
         """Have the telemetry know how long loading and stopping take, and when an engine is another."""
         supervisor = model.supervisor
+        was_parked = model.name in self._parked
+        self._parked.discard(model.name)
+        if state is EngineState.PARKED:
+            self._parked.add(model.name)
+        if state is EngineState.READY and was_parked:
+            return  # it was woken: nothing was loaded
         if state is EngineState.READY and supervisor is not None and supervisor.load_s is not None:
             self._recorder.observe_move(model.name, "load", supervisor.load_s)
         if state is EngineState.STOPPING:

@@ -19,6 +19,7 @@ _STATUS_OF_STATE: dict[EngineState, ModelStatus] = {
     EngineState.STOPPED: "offloaded",
     EngineState.STARTING: "loading",
     EngineState.READY: "ready",
+    EngineState.PARKED: "sleeping",
     EngineState.STOPPING: "loading",
     EngineState.BACKOFF: "loading",
     EngineState.FATAL: "failed",

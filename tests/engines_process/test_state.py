@@ -13,6 +13,7 @@ from common.engines.state import (
     GiveUp,
     LivenessCount,
     LivenessLimits,
+    Rest,
     Restart,
     StallClock,
     check_transition,
@@ -44,10 +45,18 @@ def test_transitions_outside_the_table_are_refused(old: EngineState, new: Engine
             check_transition(old, new)
 
 
-def test_only_a_starting_engine_becomes_ready() -> None:
+def test_only_a_starting_or_a_parked_engine_becomes_ready() -> None:
     assert [old for old, new in TRANSITIONS.items() if EngineState.READY in new] == [
-        EngineState.STARTING
+        EngineState.STARTING,
+        EngineState.PARKED,
     ]
+
+
+def test_a_parked_engine_that_ends_is_left_alone_whatever_it_says() -> None:
+    for cause in Cause:
+        ending = Ending(cause, ran_s=1.0, ready_s=1.0, was_parked=True)
+        for diagnosis in (CRASH, REFUSAL):
+            assert decide_after_exit(ending, diagnosis, 5, POLICY) == Rest()
 
 
 def test_backoff_doubles_up_to_its_limit() -> None:
