@@ -33,6 +33,8 @@ class ModelPlan:
         companions: Where the model's companions are, by `Companion.key`.
         cache_folder: A private folder of this model alone, on a disk, for what its engine has computed
             ("Save Prompt Cache"); it exists when the engine starts. None: nothing is kept.
+        fitted: Flags and values that make the model fit into the memory (`Inspection.fitted`). They win
+            over the form's, over "CLI" and over overrides.
     """
 
     name: str
@@ -43,6 +45,7 @@ class ModelPlan:
     threads: int
     companions: Mapping[str, Path] = field(default_factory=dict)
     cache_folder: Path | None = None
+    fitted: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,22 @@ class ModelExtras:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found in a model's files: lines for the console, and the memory it will need."""
+    """What was found in a model's files.
+
+    Attributes:
+        lines: For the console.
+        need: The memory it will need.
+        fitted: Flags of the engine, and their values, without which it would need other memory than that:
+            for `ModelPlan.fitted`.
+        weights_bytes: Its weights once loaded, on all devices together; None: as large as its files.
+        maps_files: The engine maps the files instead of reading them into memory of its own.
+    """
 
     lines: tuple[str, ...]
     need: MemoryNeed
+    fitted: Mapping[str, str] = field(default_factory=dict)
+    weights_bytes: int | None = None
+    maps_files: bool = False
 
 
 class InstalledEngine(EngineProgram, Protocol):
