@@ -27,6 +27,7 @@ class MemoryView:
         reason: Why it moves, or what it waits for; empty otherwise.
         priority: From its options; a higher one is put aside last.
         is_pinned: It is never put aside for another model or for being idle.
+        can_sleep: The instance may put it to sleep; else it can only be stopped.
     """
 
     tier: MemoryTier
@@ -36,6 +37,7 @@ class MemoryView:
     reason: str = ""
     priority: int = 0
     is_pinned: bool = False
+    can_sleep: bool = True
 
 
 class Upstream(Protocol):

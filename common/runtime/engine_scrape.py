@@ -22,6 +22,7 @@ class EngineScrape:
     Args:
         instance: Whose. Only read, except that the engines' token totals are taken over.
         memory: Gives the bytes that each model's engine holds.
+        capacity: Gives the bytes that the instance may take of each pool; empty: models are not moved.
         operations: What models other than those for chat are for, in the words of the
             OpenTelemetry convention.
     """
@@ -30,10 +31,12 @@ class EngineScrape:
         self,
         instance: Instance,
         memory: Callable[[], Mapping[str, int]],
+        capacity: Callable[[], Mapping[str, int]],
         operations: Mapping[str, str],
     ) -> None:
         self._instance = instance
         self._memory = memory
+        self._capacity = capacity
         self._operations = operations
         self._running: asyncio.Task[bytes] | None = None
 
@@ -59,6 +62,9 @@ class EngineScrape:
             if tokens is not None:
                 instance.recorder.observe_engine_tokens(model, tokens, asked_at)
         statuses = {model.name: model.status for model in instance.models}
+        placed = {
+            model.name: memory for model in instance.models if (memory := model.memory) is not None
+        }
         return await asyncio.to_thread(
             render_parsed,
             instance.recorder.snapshot(),
@@ -66,6 +72,8 @@ class EngineScrape:
             dict(self._memory()),
             parsed,
             self._operations,
+            placed,
+            dict(self._capacity()),
         )
 
     async def _texts(self) -> dict[str, str | None]:

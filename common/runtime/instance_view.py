@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from common.runtime.app import AnySettings, InstalledEngine
@@ -10,6 +11,7 @@ from common.runtime.console import Console
 from common.runtime.engine_memory import EngineMemory
 from common.runtime.engine_scrape import EngineScrape
 from common.runtime.idle import idle_seconds, instance_status
+from common.runtime.memory_view import SharedMemory, memory_state
 from common.telemetry.history import EVERY_S, History
 from common.telemetry.names import CONTENT_TYPE
 
@@ -42,8 +44,11 @@ class RunningView:
         self._scrape = EngineScrape(
             instance,
             lambda: self.memory.models,
+            lambda: shared.capacity if (shared := self.shared_memory()) is not None else {},
             {m.name: "embeddings" for m in instance.models if settings.is_embedding(m.options)},
         )
+        # Set by whoever moves the models, once it can.
+        self.shared_memory: Callable[[], SharedMemory | None] = lambda: None
         # The task's page in the ClearML UI, once it is known; empty offline.
         self.web_url = ""
 
@@ -87,6 +92,9 @@ class RunningView:
             },
             "models": {model.name: self._model(model) for model in instance.models},
             "charts": self._charts,
+            "memory": memory_state(
+                self.shared_memory(), (model.memory for model in instance.models)
+            ),
         }
 
     def console(self, after: int) -> dict[str, Any]:

@@ -35,6 +35,19 @@ class FinishedMove:
     at: float
 
 
+@dataclass(frozen=True)
+class SharedMemory:
+    """What the page shows of an instance's memory beside the models' own.
+
+    Attributes:
+        capacity: What the instance may take of each pool now, in the order of the pools.
+        moves: The last ones, oldest first.
+    """
+
+    capacity: Bytes
+    moves: Iterable[FinishedMove] = ()
+
+
 class MoveLog:
     """The last moves of an instance."""
 
@@ -57,6 +70,7 @@ def model_memory(
     *,
     waiting: int = 0,
     reason: str = "",
+    can_sleep: bool = True,
 ) -> MemoryView:
     """One model's memory as the gateway shows it; the arguments are the scheduler's."""
     return MemoryView(
@@ -67,7 +81,15 @@ def model_memory(
         reason=reason,
         priority=policy.priority,
         is_pinned=policy.pinned,
+        can_sleep=can_sleep,
     )
+
+
+def move_kind(source: Tier, target: Tier) -> str:
+    """The ``kind`` that a move is counted under by the telemetry."""
+    if target is Tier.GPU:
+        return "wake" if source is Tier.CPU else "load"
+    return "sleep" if target is Tier.CPU else "stop"
 
 
 def taken(footprint: Footprint, tier: Tier, moving_to: Tier | None) -> dict[str, int]:
@@ -82,16 +104,17 @@ def taken(footprint: Footprint, tier: Tier, moving_to: Tier | None) -> dict[str,
 
 
 def memory_state(
-    capacity: Bytes, models: Iterable[MemoryView], moves: Iterable[FinishedMove]
-) -> dict[str, Any]:
+    shared: SharedMemory | None, models: Iterable[MemoryView | None]
+) -> dict[str, Any] | None:
     """``InstanceView.state()["memory"]``: pools and moves, ready for JSON.
 
     Args:
-        capacity: What the instance may take of each pool now; the order is that of the pools.
-        models: Those that may be moved; what they take adds up to what is held.
-        moves: The last ones, oldest first.
+        shared: Pools and moves; None: models are not moved.
+        models: What they take adds up to what is held.
     """
-    views = list(models)
+    if shared is None:
+        return None
+    views = [view for view in models if view is not None]
     return {
         "pools": [
             {
@@ -99,7 +122,7 @@ def memory_state(
                 "capacity_bytes": size,
                 "held_bytes": sum(view.bytes_by_pool.get(pool, 0) for view in views),
             }
-            for pool, size in capacity.items()
+            for pool, size in shared.capacity.items()
         ],
         "moves": [
             {
@@ -110,6 +133,6 @@ def memory_state(
                 "reason": move.reason,
                 "at": round(move.at, 1),
             }
-            for move in moves
+            for move in shared.moves
         ],
     }

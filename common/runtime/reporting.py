@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
@@ -15,6 +15,7 @@ from common.runtime.engine_memory import EngineMemory
 from common.runtime.hosted_model import HostedModel
 from common.runtime.idle import InstanceStatus, idle_seconds, instance_status
 from common.runtime.instance import Instance
+from common.runtime.memory_words import memory_words, status_words, tier_words
 from common.runtime.status import ModelRow, status_values
 from common.telemetry.plots import (
     LATENCY_PLOT,
@@ -104,6 +105,8 @@ class Reporting:
         self._said: InstanceStatus = "loading"
         self._serving_since: dict[str, float] = {}
         self._rows: list[tuple[str, str]] = []
+        # The pools in which each model was: one that it has left is reported as 0.
+        self._pools: dict[str, tuple[str, ...]] = {}
         self._plotted: dict[tuple[str, str], Figure] = {}
         self._snapshot_timer = _Timer(rates.snapshot)
         self._scalars_timer = _Timer(rates.scalars)
@@ -134,7 +137,7 @@ class Reporting:
         activity = instance.activity()
         rows = [self._row(model) for model in instance.models]
         # At the end the engines are stopped, not set aside: no request brings them back.
-        ready = 0 if ending else sum(row.status not in ("loading", "failed") for row in rows)
+        ready = 0 if ending else sum(self._kind(model) == "serving" for model in instance.models)
         values = status_values(
             ending or instance_status(activity, now),
             rows,
@@ -145,19 +148,31 @@ class Reporting:
         self._task.set_status(values)
         self._task.set_properties({"models_ready": f"{ready}/{len(rows)}"})
 
-    async def write_scalars(self) -> None:
-        """Report what happened since the last report, one series per model."""
+    async def write_scalars(self, *, has_engines: bool = True) -> None:
+        """Report what happened since the last report, one series per model; without `has_engines`
+        nothing of their memory."""
         await self._instance.tokens.read()
         snapshot = self._instance.recorder.snapshot()
         points: list[tuple[str, str, float]] = list(scalars_between(self._last, snapshot))
         self._last = snapshot
-        points += memory_scalars(self._memory.models)
+        if has_engines:
+            points += memory_scalars(self._memory.models, self._memory_by_pool())
         self._task.report_scalars(points)
+
+    def _memory_by_pool(self) -> dict[str, Mapping[str, int]]:
+        """What is counted for models that are moved; of others what was measured."""
+        known = dict(self._memory.by_pool)
+        for model in self._instance.models:
+            memory = model.memory
+            if memory is not None:
+                before = dict.fromkeys(self._pools.get(model.name, ()), 0)
+                known[model.name] = pools = {**before, **memory.bytes_by_pool}
+                self._pools[model.name] = tuple(pools)
+        return known
 
     async def write_end(self, ending: InstanceStatus) -> None:
         """Write the last points, plots and the last status; the engines have ended."""
-        self._memory.models = {}
-        await self.write_scalars()
+        await self.write_scalars(has_engines=False)
         self._report_plots()
         self._report_requests()
         self.write_status(ending)
@@ -184,14 +199,15 @@ class Reporting:
         entries = [
             endpoint_entry(
                 self._facts[model.name],
-                model.status,
+                # One that is being woken keeps its address.
+                "ready" if kind == "serving" else model.status,
                 self._row(model).url,
                 now=snapshot,
                 before=before,
                 uptime_s=now - self._serving_since.get(model.name, now),
                 machine=self._memory.machine,
             )
-            for model in self._instance.models
+            for model, (_, kind) in zip(self._instance.models, rows, strict=True)
         ]
         self._task.set_endpoints(entry for entry in entries if entry is not None)
 
@@ -207,11 +223,13 @@ class Reporting:
         lines = [
             ModelLine(
                 row.name,
-                row.status,
+                status_words(row.status, row.memory),
                 row.url,
                 models[row.name].requests,
                 models[row.name].prompt_tokens,
                 models[row.name].generated_tokens,
+                tier_words(row.memory) if row.memory is not None else "",
+                memory_words(row.memory) if row.memory is not None else "",
             )
             for row in rows
         ]
@@ -233,7 +251,11 @@ class Reporting:
         self._task.ping()
 
     def _kind(self, model: HostedModel) -> str:
-        return model.status if model.status in ("loading", "failed") else "serving"
+        status = model.status
+        if status == "loading" and model.name in self._serving_since and _is_moving(model):
+            # Requests wait for it and are answered: nothing for whoever looks up its address.
+            return "serving"
+        return status if status in ("loading", "failed") else "serving"
 
     def _row(self, model: HostedModel) -> ModelRow:
         gateway = self._instance.gateway
@@ -243,4 +265,10 @@ class Reporting:
             status=model.status,
             progress=self._instance.progress_of(model),
             is_embedding=self._facts[model.name].is_embedding,
+            memory=model.memory,
         )
+
+
+def _is_moving(model: HostedModel) -> bool:
+    memory = model.memory
+    return memory is not None and memory.moving_to is not None

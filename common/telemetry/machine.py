@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,10 @@ class GpuUsage:
     temperature: float | None = None
     by_pid: Mapping[int, int] = field(default_factory=dict)
 
+    def bytes_of(self, pids: Collection[int]) -> int:
+        """Memory that these processes hold here; 0 where the driver does not tell."""
+        return sum(used for pid, used in self.by_pid.items() if pid in pids)
+
 
 @dataclass(frozen=True)
 class MachineUsage:
@@ -74,7 +78,7 @@ class MachineUsage:
     def gpu_bytes(self, pids: Iterable[int]) -> int:
         """GPU memory that these processes hold; 0 where the driver does not tell."""
         wanted = frozenset(pids)
-        return sum(used for gpu in self.gpus for pid, used in gpu.by_pid.items() if pid in wanted)
+        return sum(gpu.bytes_of(wanted) for gpu in self.gpus)
 
 
 ReadGpus = Callable[[], Sequence[GpuUsage]]

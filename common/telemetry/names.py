@@ -28,6 +28,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 QUANTILES = (0.5, 0.95, 0.99)
 STATUSES = ("loading", "ready", "sleeping", "offloaded", "failed")
+TIERS = ("gpu", "cpu", "disk")
 
 _OF_MODEL = ("model",)
 _GEN_AI_LABELS = ("gen_ai_request_model", "gen_ai_operation_name", "gen_ai_provider_name")
@@ -185,6 +186,32 @@ MEMORY = _gauge(
     "Memory that the model's engine holds.",
     "Memory (GiB)",
 )
+MODEL_TIER = _gauge(
+    "model_tier",
+    "state",
+    ("model", "tier"),
+    "1 for the tier that the model is in, 0 for the others: gpu (it can answer), cpu (asleep in RAM), "
+    "disk (stopped); of models that are moved by themselves.",
+)
+POOL_MEMORY = _gauge(
+    "model_pool_bytes",
+    "bytes",
+    ("model", "pool"),
+    "Memory that is counted for the model in a pool (gpu0 and further, resident, host) when models "
+    "are moved.",
+)
+POOL_CAPACITY = _gauge(
+    "memory_pool_capacity_bytes",
+    "bytes",
+    ("pool",),
+    "Memory of a pool that all models together may take.",
+)
+LOAD_WAITING = _gauge(
+    "requests_waiting_for_load",
+    "requests",
+    _OF_MODEL,
+    "Requests that wait for the model to be loaded or woken; of models that are moved by themselves.",
+)
 MODEL_MOVES = Metric(
     f"{PREFIX}_model_move_seconds",
     MetricKind.HISTOGRAM,
@@ -227,6 +254,10 @@ METRICS: tuple[Metric, ...] = (
     WAKE_TIME,
     MODEL_STATUS,
     MEMORY,
+    MODEL_TIER,
+    POOL_MEMORY,
+    POOL_CAPACITY,
+    LOAD_WAITING,
     MODEL_MOVES,
     KEY_REQUESTS,
     KEY_TOKENS,

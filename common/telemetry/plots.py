@@ -16,13 +16,14 @@ LATENCY_PLOT = ("Latency Histogram", "requests")
 """Title and series of the latency histogram, a bar series per model."""
 
 _HEAD = ("Model", "Status", "Endpoint", "Requests", "Prompt Tokens", "Generated Tokens")
+_MEMORY_HEAD = ("Tier", "Memory")
 
 Figure = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class ModelLine:
-    """A line of the table of models."""
+    """A line of the table of models; tier and memory in words where models are moved."""
 
     name: str
     status: str
@@ -30,18 +31,26 @@ class ModelLine:
     requests: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
+    tier: str = ""
+    memory: str = ""
 
 
 def models_figure(lines: Sequence[ModelLine]) -> Figure:
-    """The models with their tier and status, where they are reached and what they have done."""
+    """The models with their status, where they are reached and what they have done; if any of them is
+    moved, where they are and what memory they take."""
+    has_memory = any(line.tier for line in lines)
+    head = _HEAD + _MEMORY_HEAD if has_memory else _HEAD
     rows = [
-        (m.name, m.status, m.endpoint, m.requests, m.prompt_tokens, m.generated_tokens)
+        (
+            *(m.name, m.status, m.endpoint, m.requests, m.prompt_tokens, m.generated_tokens),
+            *((m.tier, m.memory) if has_memory else ()),
+        )
         for m in lines
     ]
-    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in _HEAD]
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in head]
     table = {
         "type": "table",
-        "header": {"values": list(_HEAD), "align": "left"},
+        "header": {"values": list(head), "align": "left"},
         "cells": {"values": columns, "align": "left"},
     }
     return {"data": [table], "layout": {"title": MODELS_PLOT[0]}}

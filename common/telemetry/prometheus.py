@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -25,12 +25,30 @@ DEFAULT_OPERATION = "chat"
 Labels = tuple[str, ...]
 
 
+class Placed(Protocol):
+    """Where a model is that is moved by itself, and what it takes."""
+
+    @property
+    def tier(self) -> str:
+        """One of `names.TIERS`."""
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for it to be loaded."""
+
+    @property
+    def bytes_by_pool(self) -> Mapping[str, int]:
+        """What it takes now."""
+
+
 def render_metrics(
     snapshot: Snapshot,
     statuses: Mapping[str, str],
     memory: Mapping[str, int],
     engines: Mapping[str, str | None],
     operations: Mapping[str, str] | None = None,
+    placed: Mapping[str, Placed] | None = None,
+    capacity: Mapping[str, int] | None = None,
 ) -> bytes:
     """Return the exposition in the format of `names.CONTENT_TYPE`.
 
@@ -41,9 +59,11 @@ def render_metrics(
         engines: The text that each model's engine gave; None: it was asked and gave none. One that
             cannot be read is left out, and shown as such.
         operations: The convention's ``gen_ai_operation_name`` of models other than `chat`.
+        placed: Where each model is, of those that are moved by themselves.
+        capacity: Bytes that they may take of each pool.
     """
     parsed = {model: parse_or_none(text) for model, text in engines.items()}
-    return render_parsed(snapshot, statuses, memory, parsed, operations)
+    return render_parsed(snapshot, statuses, memory, parsed, operations, placed, capacity)
 
 
 def parse_or_none(text: str | None) -> list[Family] | None:
@@ -62,11 +82,14 @@ def render_parsed(
     memory: Mapping[str, int],
     engines: Mapping[str, Sequence[Family] | None],
     operations: Mapping[str, str] | None = None,
+    placed: Mapping[str, Placed] | None = None,
+    capacity: Mapping[str, int] | None = None,
 ) -> bytes:
     """As `render_metrics`, with the engines' texts as `parse_or_none` returned them."""
     families = [
         *_of_requests(snapshot.models, operations or {}),
         *_of_models(snapshot.models, statuses, memory),
+        *_of_pools(placed or {}, capacity or {}),
         *_of_keys(snapshot),
         _family(names.ENGINE_SCRAPE, ((_of(m), f is not None) for m, f in engines.items())),
     ]
@@ -144,6 +167,24 @@ def _of_models(
         names.MODEL_MOVES,
         (((m, kind), h) for m, t in models.items() if m for kind, h in t.moves.items()),
     )
+
+
+def _of_pools(placed: Mapping[str, Placed], capacity: Mapping[str, int]) -> Iterator[Family]:
+    yield _family(
+        names.MODEL_TIER,
+        (((m, tier), tier == one.tier) for m, one in placed.items() for tier in names.TIERS),
+    )
+    yield _family(
+        names.POOL_MEMORY,
+        (
+            ((m, pool), size)
+            for m, one in placed.items()
+            # A pool that the model has left is 0 and not gone: a query would keep its last value.
+            for pool, size in {**dict.fromkeys(capacity, 0), **one.bytes_by_pool}.items()
+        ),
+    )
+    yield _family(names.POOL_CAPACITY, (((pool,), size) for pool, size in capacity.items()))
+    yield _family(names.LOAD_WAITING, ((_of(m), one.waiting) for m, one in placed.items()))
 
 
 def _of_keys(snapshot: Snapshot) -> Iterator[Family]:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from common.telemetry import names
-from common.telemetry.recorder import ModelSnapshot, Snapshot
+from common.telemetry.recorder import HistogramSnapshot, ModelSnapshot, Snapshot
 
 
 class Scalar(NamedTuple):
-    """One point: `title` is the graph, `series` the model."""
+    """One point: `title` is the graph, `series` the model, or the model and what of it."""
 
     title: str
     series: str
@@ -20,7 +20,7 @@ class Scalar(NamedTuple):
 def scalars_between(
     before: Snapshot, after: Snapshot, elapsed_s: float | None = None
 ) -> list[Scalar]:
-    """Make the points of one reporting interval, one series per model.
+    """Make the points of one reporting interval, one series per model (moves: and kind).
 
     Totals and gauges are the state at `after`. Latency and time to first token are means over the
     requests that ended in the interval, moves the mean of those in it; they are left out when there
@@ -39,17 +39,25 @@ def scalars_between(
     return points
 
 
-def memory_scalars(memory: Mapping[str, int]) -> list[Scalar]:
-    """Make the points of the engines' memory.
+def memory_scalars(
+    memory: Mapping[str, int], by_pool: Mapping[str, Mapping[str, int]] | None = None
+) -> list[Scalar]:
+    """Make the points of the engines' memory: a series per model, and per model and pool.
 
     Args:
         memory: Bytes by model; one that holds none has no point.
+        by_pool: Bytes by model and pool, as far as known: a pool that a model has left has the
+            point 0, so that its curve does not go on.
     """
     metric = names.MEMORY
     return [
         Scalar(metric.scalar_title, model, size * metric.scalar_scale)
         for model, size in memory.items()
         if size
+    ] + [
+        Scalar(metric.scalar_title, f"{model} ({pool})", size * metric.scalar_scale)
+        for model, pools in (by_pool or {}).items()
+        for pool, size in pools.items()
     ]
 
 
@@ -70,18 +78,23 @@ def _model_scalars(
             names.TIME_TO_FIRST_TOKEN,
             now.first_token.between(before.first_token if before else None).mean,
         ),
-        (names.MODEL_MOVES, _mean_of_moves(before, now)),
     )
-    return points + [
+    points += [
         Scalar(metric.scalar_title, model, mean * metric.scalar_scale)
         for metric, mean in means
         if mean is not None
     ]
+    return points + _moves(model, before.moves if before else {}, now.moves)
 
 
-def _mean_of_moves(before: ModelSnapshot | None, now: ModelSnapshot) -> float | None:
-    """Return the mean of the moves of all kinds: an interval has seldom more than one."""
-    earlier = before.moves if before else {}
-    moved = [later.between(earlier.get(kind)) for kind, later in now.moves.items()]
-    count = sum(histogram.count for histogram in moved)
-    return sum(histogram.sum for histogram in moved) / count if count else None
+def _moves(
+    model: str, before: Mapping[str, HistogramSnapshot], now: Mapping[str, HistogramSnapshot]
+) -> list[Scalar]:
+    """Make the points of the moves in the interval, one series per kind: seconds to load a model are
+    no measure of those to wake it."""
+    means = ((kind, later.between(before.get(kind)).mean) for kind, later in now.items())
+    return [
+        Scalar(names.MODEL_MOVES.scalar_title, f"{model} ({kind})", mean)
+        for kind, mean in means
+        if mean is not None
+    ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import pytest
 from exposition_rules import check_exposition
@@ -110,6 +112,41 @@ def test_the_text_agrees_with_the_recorder() -> None:
     assert samples[key(f"{ours}_model_move_seconds_count", model="a", kind="load")] == 1
     assert samples[key(f"{ours}_queue_time_seconds_count", model="a")] == 3
     assert samples[key(f"{ours}_wake_time_seconds_count", model="a")] == 3
+
+
+@dataclass(frozen=True)
+class Where:
+    tier: str
+    waiting: int = 0
+    bytes_by_pool: Mapping[str, int] = field(default_factory=dict)
+
+
+def test_models_that_are_moved_show_tier_pools_and_who_waits() -> None:
+    placed = {"a": Where("gpu", 0, {"gpu0": 7, "host": 2}), "b": Where("disk", 3)}
+    capacity = {"gpu0": 10, "host": 20}
+    text = render_metrics(
+        busy_recorder().snapshot(), {}, {}, {}, placed=placed, capacity=capacity
+    ).decode()
+    check_exposition(text)
+    samples = samples_of(text)
+    tiers = {
+        (model, tier): samples[key("clearml_deploy_model_tier", model=model, tier=tier)]
+        for model in ("a", "b")
+        for tier in ("gpu", "cpu", "disk")
+    }
+    assert [place for place, value in tiers.items() if value] == [("a", "gpu"), ("b", "disk")]
+    held = "clearml_deploy_model_pool_bytes"
+    assert samples[key(held, model="a", pool="gpu0")] == 7
+    assert samples[key(held, model="a", pool="host")] == 2
+    # A pool that a model has left is 0: without a sample a graph would go on with the last one.
+    assert samples[key(held, model="b", pool="gpu0")] == 0
+    assert samples[key("clearml_deploy_memory_pool_capacity_bytes", pool="host")] == 20
+    assert samples[key("clearml_deploy_requests_waiting_for_load", model="b")] == 3
+    assert samples[key("clearml_deploy_requests_waiting_for_load", model="a")] == 0
+
+
+def test_models_that_are_not_moved_have_no_tier() -> None:
+    assert not [name for name, _ in samples_of(render()) if "tier" in name or "pool" in name]
 
 
 def test_histograms_have_the_names_labels_and_buckets_of_the_convention() -> None:

@@ -327,22 +327,43 @@ def test_pieces_are_not_kept_beyond_the_end(recorder: Recorder) -> None:
     assert sys.getrefcount(piece) == before
 
 
-def test_moves_are_observed_by_kind_and_reported_as_their_mean(recorder: Recorder) -> None:
+def test_moves_are_observed_and_reported_by_kind(recorder: Recorder) -> None:
     recorder.observe_move("a", "load", 10.0)
     before = recorder.snapshot()
-    recorder.observe_move("a", "load", 3.0)
+    recorder.observe_move("a", "load", 2.0)
+    recorder.observe_move("a", "load", 4.0)
+    recorder.observe_move("a", "wake", 0.5)
+    recorder.observe_move("a", "sleep", 1.5)
     recorder.observe_move("a", "stop", 1.0)
     after = recorder.snapshot()
     assert {k: (h.count, h.sum) for k, h in after.models["a"].moves.items()} == {
-        "load": (2, 13.0),
+        "load": (3, 16.0),
+        "wake": (1, 0.5),
+        "sleep": (1, 1.5),
         "stop": (1, 1.0),
     }
     points = [p for p in scalars_between(before, after, 1.0) if p.title == "Model Moves (s)"]
-    assert points == [("Model Moves (s)", "a", 2.0)]
+    assert {series: value for _, series, value in points} == {
+        "a (load)": 3.0,
+        "a (wake)": 0.5,
+        "a (sleep)": 1.5,
+        "a (stop)": 1.0,
+    }
+    after_that = scalars_between(after, recorder.snapshot(), 1.0)
+    assert not [point for point in after_that if point.title == "Model Moves (s)"]
 
 
 def test_memory_is_reported_in_gib_where_there_is_any() -> None:
     assert memory_scalars({"a": 3 * 2**30, "b": 0}) == [("Memory (GiB)", "a", 3.0)]
+
+
+def test_memory_by_pool_says_when_a_pool_was_left() -> None:
+    by_pool = {"a": {"gpu0": 0, "host": 2**29}}
+    assert memory_scalars({"a": 2**30}, by_pool) == [
+        ("Memory (GiB)", "a", 1.0),
+        ("Memory (GiB)", "a (gpu0)", 0.0),
+        ("Memory (GiB)", "a (host)", 0.5),
+    ]
 
 
 def test_snapshots_may_be_taken_from_another_thread(recorder: Recorder) -> None:
