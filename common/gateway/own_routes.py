@@ -15,7 +15,13 @@ from common.gateway.auth import (
 from common.gateway.http.answer import Answer, FieldMap, OwnRequest, json_answer
 from common.gateway.http.request import RequestHead, cookies
 from common.gateway.keys import Role
-from common.gateway.models import AdminOperations, GatewaySettings, InstanceView, ServedModel
+from common.gateway.models import (
+    AdminOperations,
+    GatewaySettings,
+    InstanceView,
+    ServedModel,
+    Upstream,
+)
 from common.gateway.page.routes import PageRequest, PageRoutes
 from common.gateway.page.sign_in import SignIn
 from common.gateway.routing import Own, RouteTable
@@ -110,7 +116,7 @@ class OwnRoutes:
 
     def _ready(self) -> Answer:
         is_ready = not self._is_draining and any(
-            model.upstream.status == "ready" for model in self._models.values()
+            _can_take_requests(model.upstream) for model in self._models.values()
         )
         if is_ready:
             return json_answer({"status": "ready"})
@@ -150,6 +156,11 @@ class OwnRoutes:
             "owned_by": model.owned_by,
             "status": model.upstream.status,
         }
+        memory = model.upstream.memory
+        if memory is not None:
+            entry["tier"] = memory.tier
+            if memory.moving_to is not None:
+                entry["moving_to"] = memory.moving_to
         if model.upstream.failure:
             entry["failure"] = model.upstream.failure
         return entry
@@ -205,10 +216,20 @@ class OwnRoutes:
         return json_answer(self._admin_entry(model))
 
     def _admin_entry(self, model: ServedModel) -> dict[str, Any]:
-        return self._model_entry(model) | {
+        entry = self._model_entry(model) | {
             "in_flight": self._in_flight_of(model.name),
             "max_concurrent_requests": model.max_concurrent_requests,
         }
+        memory = model.upstream.memory
+        if memory is not None:
+            entry["memory"] = {
+                "bytes_by_pool": dict(memory.bytes_by_pool),
+                "waiting": memory.waiting,
+                "reason": memory.reason,
+                "priority": memory.priority,
+                "pinned": memory.is_pinned,
+            }
+        return entry
 
     async def _answer_page(self, request: OwnRequest) -> Answer:
         asked = PageRequest(
@@ -247,6 +268,20 @@ class OwnRoutes:
 
     def _in_flight_of(self, name: str) -> int:
         return self.proxy.in_flight_of(name) if self.proxy is not None else 0
+
+
+def _can_take_requests(upstream: Upstream) -> bool:
+    """Whether a request is answered, at once or after the model was woken.
+
+    A model that is moved by itself takes requests while it is put aside: an instance whose models
+    all rest must not lose the traffic that would wake them.
+    """
+    memory = upstream.memory
+    if upstream.status == "ready" or memory is None:
+        return upstream.status == "ready"
+    return upstream.status in ("sleeping", "offloaded") or (
+        upstream.status == "loading" and memory.tier != "disk"
+    )
 
 
 def _adapter_entry(name: str, parent: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from common.gateway.auth import Authenticator, OpenAuthenticator
+from common.gateway.auth import ApiKeyAuthenticator, Authenticator, OpenAuthenticator
 from common.gateway.clearml_auth import ClearMLAuthenticator, ServerAwayError, Verdict
 from common.gateway.key_file import KEY_FILE_VARIABLE, add_key
 from common.gateway.keys import Role, make_entry
@@ -25,7 +25,9 @@ from common.gateway.page.origin import origin_of
 from common.gateway.page.routes import PageRequest, PageRoutes
 from common.gateway.page.sign_in import SignIn
 from common.gateway.page.state import points_after
+from common.memory.contract import Tier
 from common.telemetry.recorder import Recorder
+from tests.page.moving_gateway import BIG, GIB, RESTING, SMALL, moving
 from tests.page.page_harness import CHAT, KEY, OTHER, PageInstance, serving
 
 STATE = "/?data=state"
@@ -177,6 +179,35 @@ async def test_a_key_for_use_sees_its_models_and_no_console(
         }
         async with session.get(run.url) as answer:
             assert CHAT not in await answer.text()
+
+
+async def test_a_key_for_some_models_learns_nothing_of_the_others_from_the_moves() -> None:
+    entry, user = make_entry("alice", Role.USE, models=[RESTING])
+    async with (
+        moving(authenticator=ApiKeyAuthenticator(KEY, None, (entry,))) as (url, view),
+        client(user) as session,
+        client() as operator,
+    ):
+        view.upstreams[RESTING].place("disk", "gpu", reason=f'in the place of "{BIG}"')
+        view.moved(BIG, Tier.GPU, Tier.CPU, 2.0, f'for "{RESTING}"')
+        view.moved(RESTING, Tier.GPU, Tier.DISK, 1.0, f'for "{BIG}"')
+        everything = await state(operator, url)
+        assert everything["models"][2]["memory"]["reason"] == f'in the place of "{BIG}"'
+        assert [move["model"] for move in everything["memory"]["moves"]] == [BIG, RESTING]
+        seen = await state(session, url)
+        assert [move["model"] for move in seen["memory"]["moves"]] == [RESTING]
+        assert BIG not in json.dumps(seen)
+        assert SMALL not in json.dumps(seen)
+        # What is held in all is told: without it nobody could say why a model waits.
+        assert seen["memory"]["pools"] == everything["memory"]["pools"]
+        assert seen["models"][0]["memory"]["pools"] == {"gpu0": GIB}
+
+
+async def test_an_instance_that_moves_no_models_has_no_memory_to_show(run: PageInstance) -> None:
+    async with client() as session:
+        seen = await state(session, run.url)
+    assert seen["memory"] is None
+    assert [model["memory"] for model in seen["models"]] == [None, None]
 
 
 async def test_without_authentication_the_page_opens_at_once(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from common.gateway.auth import Identity
 from common.gateway.keys import Role
-from common.gateway.models import GatewaySettings, ServedModel
+from common.gateway.models import GatewaySettings, MemoryView, ServedModel
 from common.telemetry.recorder import ModelSnapshot, Snapshot
 
 UNTITLED = "Model deployment"
@@ -58,6 +58,7 @@ def shared_state(
             for model in models
         ],
         "charts": view.get("charts", {}),
+        "memory": view.get("memory"),
     }
 
 
@@ -85,7 +86,7 @@ def own_state(
     names = identity.models
     return {
         **shared,
-        "models": [m for m in shared["models"] if names is None or m["name"] in names],
+        **_memory_for(shared, names),
         "charts": points_after(shared["charts"], charts_after, names),
         "console": console,
         "access": {
@@ -94,6 +95,28 @@ def own_state(
             "can_log_out": has_session,
             "can_operate": has_operations and identity.role is Role.ADMIN,
         },
+    }
+
+
+def _memory_for(shared: Mapping[str, Any], names: frozenset[str] | None) -> dict[str, Any]:
+    """The models and moves that a visitor may know of; pools keep their sums.
+
+    A reason may name the model for which another one was moved, so who may use some models only
+    gets none.
+    """
+    if names is None:
+        return {"models": shared["models"], "memory": shared["memory"]}
+    models = [model for model in shared["models"] if model["name"] in names]
+    memory = shared["memory"]
+    if memory is not None:
+        moves = [{**m, "reason": ""} for m in memory["moves"] if m["model"] in names]
+        memory = {**memory, "moves": moves}
+    return {
+        "models": [
+            {**model, "memory": {**model["memory"], "reason": ""}} if model["memory"] else model
+            for model in models
+        ],
+        "memory": memory,
     }
 
 
@@ -132,6 +155,21 @@ def _status(models: Sequence[ServedModel]) -> str:
     return "loading" if "loading" in states else "idle"
 
 
+def _memory(memory: MemoryView | None) -> dict[str, Any] | None:
+    if memory is None:
+        return None
+    return {
+        "tier": memory.tier,
+        "moving_to": memory.moving_to,
+        "waiting": memory.waiting,
+        "pools": dict(memory.bytes_by_pool),
+        "reason": memory.reason,
+        "priority": memory.priority,
+        "is_pinned": memory.is_pinned,
+        "can_sleep": memory.can_sleep,
+    }
+
+
 def _model(model: ServedModel, totals: ModelSnapshot | None, in_flight: int) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "name": model.name,
@@ -142,6 +180,7 @@ def _model(model: ServedModel, totals: ModelSnapshot | None, in_flight: int) -> 
         "adapters": list(model.adapters),
         "is_embedding": False,
         "memory_bytes": None,
+        "memory": _memory(model.upstream.memory),
         "in_flight": in_flight,
         "limit": model.max_concurrent_requests,
         "waiting": 0,

@@ -16,6 +16,7 @@ from real_clients import CHAT, KEY, MESSAGES, NAME, PATH, WORDS, client_of, clie
 from common.errors import EngineConfigurationError
 from common.gateway.auth import ApiKeyAuthenticator
 from common.gateway.keys import KeyLimits, make_entry
+from common.gateway.models import MemoryView
 
 pytestmark = pytest.mark.parametrize("kind", ["sync", "async"])
 
@@ -49,6 +50,17 @@ async def test_chats_streams_embeds_and_lists(stub: StubProcess, kind: str, path
         listed = (await client.call(lambda c: c.models.list())).data
         assert [(model.id, model.status) for model in listed] == [(NAME, "ready")]
         assert run.results() == {("ok", 200): 4}
+
+
+async def test_lists_models_that_are_moved(stub: StubProcess, kind: str) -> None:
+    model = served(stub, status="loading")
+    assert isinstance(model.upstream, ManualUpstream)
+    model.upstream.memory = MemoryView("cpu", "gpu", waiting=1, reason="for itself")
+    async with running([model]) as run, client_of("openai", kind, run) as client:
+        (listed,) = (await client.call(lambda c: c.models.list())).data
+        assert (listed.id, listed.tier, listed.moving_to) == (NAME, "cpu", "gpu")
+        found = await client.call(lambda c: c.models.retrieve(NAME))
+        assert (found.object, found.tier) == ("model", "cpu")
 
 
 async def test_uploads_a_file_larger_than_what_is_kept_in_memory(
