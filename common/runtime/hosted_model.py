@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from common.engines.contract import EngineAddress, EngineSpec, EngineState
 from common.engines.supervisor import Supervisor
@@ -26,13 +27,55 @@ _STATUS_OF_STATE: dict[EngineState, ModelStatus] = {
 }
 
 
+class Turns(Protocol):
+    """Has one model take turns with the others on the devices (`common.runtime.universal_memory`)."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a request may go to the engine now, as far as the memory is concerned."""
+
+    @property
+    def closed_status(self) -> ModelStatus:
+        """What clients see while it is not open."""
+
+    @property
+    def view(self) -> MemoryView:
+        """Where it is and what it takes."""
+
+    async def ensure_open(self, timeout_s: float | None) -> None:
+        """Have it loaded; returns when it is open.
+
+        Raises:
+            DeployError: It failed to load.
+            CapacityError: Not in time, or there is no memory for it.
+        """
+
+    async def load(self) -> None:
+        """The same as an operator's wish, also for one that was given up."""
+
+    async def sleep(self) -> None:
+        """Put it into host RAM when its requests are answered."""
+
+    async def unload(self) -> None:
+        """Stop it when its requests are answered."""
+
+
 class HostedModel:
-    """A model that the instance serves; before its engine exists it is loading, or failed."""
+    """A model that the instance serves; before its engine exists it is loading, or failed.
+
+    Attributes:
+        name: Served name.
+        options: Its options.
+        supervisor: Keeps its engine running; None: its files are still fetched or checked.
+        turns: Decides when it is loaded; None: it always is, unless an operator unloads it.
+        error: Why it was given up before it had an engine.
+    """
 
     def __init__(self, name: str, options: ModelOptions) -> None:
         self.name = name
         self.options = options
         self.supervisor: Supervisor | None = None
+        self.turns: Turns | None = None
         self.error: DeployError | None = None
         self._prepared = asyncio.Event()
 
@@ -54,7 +97,15 @@ class HostedModel:
             return "failed"
         if self.supervisor is None:
             return "loading"
-        return _STATUS_OF_STATE[self.supervisor.state]
+        state = self.supervisor.state
+        if self.turns is not None and not self.turns.is_open and state is not EngineState.FATAL:
+            return self.turns.closed_status
+        return _STATUS_OF_STATE[state]
+
+    @property
+    def answers(self) -> bool:
+        """Whether its engine answers questions, whether clients may use it or not."""
+        return self.supervisor is not None and self.supervisor.state is EngineState.READY
 
     @property
     def failure(self) -> str | None:
@@ -65,21 +116,21 @@ class HostedModel:
     @property
     def memory(self) -> MemoryView | None:
         """Where it is and what it takes; None: it is not moved."""
-        return None
+        return self.turns.view if self.turns is not None else None
 
     def fail(self, error: DeployError) -> None:
         """Give up on this model; waiting requests are told why."""
         self.error = error
         self._prepared.set()
 
-    async def start(
+    def prepare(
         self,
         spec: EngineSpec,
         console: Callable[[str, str], None],
         on_change: Callable[[EngineState], None],
         restart_spec: Callable[[], EngineSpec] | None = None,
-    ) -> None:
-        """Start the engine; returns at once, `ensure_ready` waits.
+    ) -> Supervisor:
+        """Give it an engine, which is not started yet.
 
         Args:
             spec: What to run.
@@ -90,7 +141,17 @@ class HostedModel:
         self.supervisor = Supervisor(
             spec, console=console, on_change=on_change, address_factory=restart_spec
         )
-        await self.supervisor.start()
+        return self.supervisor
+
+    async def start(self, turns: Turns | None = None) -> None:
+        """Let it be served; returns at once, `ensure_ready` waits.
+
+        Args:
+            turns: Starts the engine when it is its turn; None: it is started now, for good.
+        """
+        self.turns = turns
+        if turns is None and self.supervisor is not None:
+            await self.supervisor.start()
         self._prepared.set()
 
     async def ensure_ready(self, timeout_s: float | None) -> None:
@@ -114,8 +175,20 @@ class HostedModel:
             raise self.error
         if self.supervisor is None:
             raise EngineCrashError(f'The engine of "{self.name}" was never started.')
-        left = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - started))
-        await self.supervisor.ensure_ready(left)
+
+        def left() -> float | None:
+            return None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - started))
+
+        if self.turns is None:
+            await self.supervisor.ensure_ready(left())
+            return
+        while True:
+            # A model that is open does not move away under whoever was let in; its engine may be
+            # about to be restarted after a crash.
+            await self.turns.ensure_open(left())
+            if self.supervisor.state is EngineState.READY:
+                return
+            await self.supervisor.ensure_ready(left())
 
     async def load(self) -> None:
         """Start the engine unless it runs, also one that was given up, and wait until it answers.
@@ -124,6 +197,9 @@ class HostedModel:
             DeployError: It failed for good.
             CapacityError: It was stopped meanwhile.
         """
+        if self.turns is not None:
+            await self.turns.load()
+            return
         if self.supervisor is not None:
             await self.supervisor.start()
         await self.ensure_ready(None)

@@ -206,12 +206,13 @@ class Instance:
         extras = self._extras.get(model.name, ModelExtras())
         try:
             prepared = await self._preparation.prepare(engine, model, extras)
-            await model.start(
+            model.prepare(
                 prepared.spec,
                 lambda _, line: self._said(engine, model, line),
                 lambda state: self._changed(model, state),
                 prepared.restart_spec,
             )
+            await model.start()
         except (asyncio.CancelledError, FetchCancelledError):
             pass  # the instance ends
         except Exception as error:  # noqa: BLE001 - whatever it is, the user must see it on this model

@@ -83,13 +83,13 @@ class Program:
 class Model(HostedModel):
     """A hosted model with the soak's limits."""
 
-    async def start(
+    def prepare(
         self,
         spec: EngineSpec,
         console: Callable[[str, str], None],
         on_change: Callable[[EngineState], None],
         restart_spec: Callable[[], EngineSpec] | None = None,
-    ) -> None:
+    ) -> Supervisor:
         self.supervisor = Supervisor(
             spec,
             console=console,
@@ -97,8 +97,7 @@ class Model(HostedModel):
             limits=LIMITS,
             address_factory=restart_spec,
         )
-        await self.supervisor.start()
-        self._prepared.set()
+        return self.supervisor
 
 
 class NotedRecord(RequestRecord):
@@ -208,7 +207,8 @@ class Instance:
                 def factory(model: Model = model) -> EngineSpec:
                     return self.spec(model, pick_port())
 
-            await model.start(spec, self._console, lambda _: None, factory)
+            model.prepare(spec, self._console, lambda _: None, factory)
+            await model.start()
         for model in self.models:
             await model.ensure_ready(30)
         await self.gateway.start()
