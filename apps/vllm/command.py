@@ -17,6 +17,7 @@ from apps.vllm.cli import read_cli, read_overrides
 from apps.vllm.facts import EngineFacts
 from apps.vllm.registered_names import opened_by_plugins
 from apps.vllm.request import EngineRequest
+from apps.vllm.sleep import SleepMode
 from apps.vllm.translation import write_fields, write_variables
 from apps.vllm.translation.logs import quiet_access_log
 from apps.vllm.translation.machine import (
@@ -25,10 +26,18 @@ from apps.vllm.translation.machine import (
     spans_machines,
     spread_over_gpus,
 )
+from apps.vllm.translation.sleep_mode import (
+    allow_sleep,
+    can_wait,
+    reload_obstacle,
+    sleep_obstacle,
+    takes_turns,
+)
 from apps.vllm.translation.writer import CommandWriter
 from common.engines.contract import EngineAddress, EngineCommand, Translated, Unavailable
 from common.engines.ports import MAX_SOCKET_PATH_BYTES
 from common.errors import ConfigurationError, InternalError, Problem
+from common.memory.engine_ways import EngineOffloads
 from common.options.declaration import Option, describe_options
 from common.options.settings import ModelOptions
 from common.runtime.app import AnySettings, ModelPlan
@@ -109,6 +118,33 @@ def check_engine_options(
     return _write(plan, settings, facts).problems
 
 
+def vllm_offloads(plan: ModelPlan, settings: AnySettings, facts: EngineFacts) -> EngineOffloads:
+    """The sleep levels of an engine that was started with `write_vllm_command`.
+
+    Args:
+        plan: The model.
+        settings: All settings of the instance.
+        facts: The vLLM that runs.
+    """
+    writer = _write(plan, settings, facts)
+    if not takes_turns(writer):
+        return EngineOffloads()
+    if obstacle := sleep_obstacle(writer):
+        without = "putting the model aside stops its engine"
+        # Without a GPU nothing else is to be expected.
+        is_told = facts.build == "gpu"
+        note = f"The engine cannot sleep: {obstacle}; {without}."
+        return EngineOffloads(notes=(note,) if is_told else ())
+    waits = can_wait(writer)
+    asleep = (SleepMode(level=1, waits=waits),)
+    if obstacle := reload_obstacle(writer):
+        note = (
+            f"The engine cannot sleep without its weights: {obstacle}; for the disk it is stopped."
+        )
+        return EngineOffloads(asleep, notes=(note,) if settings.memory.disk_swapping else ())
+    return EngineOffloads(asleep, emptied=(SleepMode(level=2, waits=waits),))
+
+
 def version_problem(catalogue: Catalogue) -> Problem | None:
     """Why a vLLM cannot be used at all; None where it can."""
     if catalogue.release >= OLDEST:
@@ -137,6 +173,7 @@ def _write(plan: ModelPlan, settings: AnySettings, facts: EngineFacts) -> Comman
     share_gpu_memory(writer)
     spread_over_gpus(writer, by_default=not request.cli)
     bind_threads(writer)
+    allow_sleep(writer)
     return writer
 
 

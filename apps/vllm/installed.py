@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from apps.vllm.command import check_engine_options, write_vllm_command
+from apps.vllm.command import check_engine_options, vllm_offloads, write_vllm_command
 from apps.vllm.diagnose import diagnose
 from apps.vllm.environments.layout import EngineEnvironment
 from apps.vllm.facts import EngineFacts
 from apps.vllm.loading import is_noise, loading_step
 from common.engines.contract import Diagnosis, EngineCommand
 from common.errors import Problem
-from common.memory.engine_ways import EngineOffloads, MachineFacts
+from common.memory.engine_ways import CacheHooks, EngineOffloads, MachineFacts
 from common.options.settings import ModelOptions
 from common.runtime.app import AnySettings, ModelPlan
 
@@ -80,11 +80,11 @@ class VllmEngine:
     def offloads(
         self, plan: ModelPlan, settings: AnySettings, machine: MachineFacts
     ) -> EngineOffloads:
-        """None yet."""
-        return EngineOffloads()
+        """Its sleep levels, where it was started so that it can sleep."""
+        return vllm_offloads(plan, settings, self.facts)
 
     def cache_hooks(
         self, plan: ModelPlan, settings: AnySettings, report: Callable[[str], None]
-    ) -> None:
-        """Its prefix cache ends with its process."""
-        return
+    ) -> CacheHooks | None:
+        """None: its prefix cache ends with its process."""
+        return None

@@ -76,7 +76,7 @@ def _rope_overrides(writer: CommandWriter, items: list[Given]) -> dict[str, Any]
     if writer.release < _ROPE_PARAMETERS:
         old = {"rope_scaling": scaling, "rope_theta": theta}
         return {key: value for key, value in old.items() if value is not None}
-    config = _read_config(writer.plan.path)
+    config = read_config(writer.plan.path)
     own, is_nested = _own_rope(config)
     if any(isinstance(value, dict) for value in own.values()):
         reason = (
@@ -104,8 +104,8 @@ def _rope_overrides(writer: CommandWriter, items: list[Given]) -> dict[str, Any]
     return {"text_config": found} if is_nested else found
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    """The model's config.json; empty while it is not there or cannot be read."""
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the model's config.json; empty while it is not there or cannot be read."""
     try:
         read = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
