@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from common.memory.contract import Bytes, ModelState, Move, Plan, Tier, World
 from common.memory.pools import Amounts, Ledger, amounts_text, extra
-from common.memory.turns import Turns, waiting_text
+from common.memory.turns import Turns, load_text, room_text
 from common.memory.victims import Group, Victim, Victims, is_unused
 
 
@@ -75,7 +75,7 @@ class _Planning:
         )
 
     def _shrink(self, excess: Amounts) -> None:
-        text = f"the memory shrank: {amounts_text(excess)} too much are held"
+        text = f"since there is less memory than is held: {amounts_text(excess)} too much"
         self._make_room(self._victims.for_excess(excess), text, {}, closes=False)
 
     def _serve(self, model: ModelState) -> None:
@@ -88,7 +88,7 @@ class _Planning:
                 ledger.keep(extra(model.footprint, model.moving_to, Tier.GPU))
             return
         if ledger.can_begin(more) and ledger.can_stay(model.footprint, model.tier, Tier.GPU):
-            self._begin(model, Tier.GPU, f"for {waiting_text(model, self._world.now)}")
+            self._begin(model, Tier.GPU, load_text(model, self._world.now))
             ledger.keep(model.footprint.gpu)
             ledger.release(model.footprint.of(model.tier))
             return
@@ -101,7 +101,7 @@ class _Planning:
         if missing := ledger.missing(more):
             victims = self._find(missing, model, is_overdue)
         if victims is not None:
-            text = f"for {waiting_text(model, self._world.now)}"
+            text = room_text(model, self._world.now)
             self._make_room(victims, text, more, closes=is_overdue)
         elif is_overdue:
             # Whatever becomes free is for it before it is for those behind it.
@@ -117,7 +117,7 @@ class _Planning:
 
     def _stop_first(self, model: ModelState) -> None:
         if model.in_use == 0 and self._world.away:
-            text = f'"{model.name}" cannot be woken beside what it holds asleep: it is loaded anew'
+            text = "since it cannot be woken beside what it holds asleep; it is loaded anew"
             self._begin(model, Tier.DISK, text)
             self._ledger.release(model.footprint.cpu)
 
@@ -191,7 +191,7 @@ class _Planning:
                 self._look_again(due)
             elif self._victims.take(model):
                 self._ledger.release(model.footprint.gpu)
-                self._put_aside(model, f"not used for {_duration(limit)}")
+                self._put_aside(model, f"since nobody used it for {_duration(limit)}")
 
     def _begin(self, model: ModelState, to: Tier, reason: str) -> None:
         self._ledger.begin(model.footprint, model.tier, to)

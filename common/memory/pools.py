@@ -14,6 +14,8 @@ _NOTHING: Bytes = {}
 
 def gib(count: int) -> str:
     """Render bytes for people, in GiB."""
+    if not count:
+        return "0 GiB"
     return f"{count / 2**30:.2f} GiB" if count >= 10 * 2**20 else f"{count / 2**20:.2f} MiB"
 
 

@@ -118,7 +118,8 @@ class Turns:
             if other is not model and _lasts(other, self._away) and held_in_the_end(other).get(pool)
         ]
         why = "pinned" if self._away else "since no model may be put aside"
-        return f"{text}, of which {', '.join(holders)} ({why}) keep {gib(beside)}"
+        keeps = "keeps" if len(holders) == 1 else "keep"
+        return f"{text}, of which {', '.join(holders)} ({why}) {keeps} {gib(beside)}"
 
     def _look_again(self, moment: float) -> None:
         if self._now < moment < math.inf and (
@@ -127,13 +128,24 @@ class Turns:
             self.look_again_at = moment
 
 
-def waiting_text(model: ModelState, now: float) -> str:
-    """Say who waits for a model, and what for."""
+def load_text(model: ModelState, now: float) -> str:
+    """Say why a model is loaded, and how much memory that takes."""
     need = amounts_text(model.footprint.gpu)
     if not model.waiting or model.oldest_wait is None:
-        return f'"{model.name}", which is to be loaded and needs {need}'
+        return f"since it is wanted; it takes {need}"
+    one = model.waiting == 1
+    who = "a request that has waited" if one else f"{model.waiting} requests that have waited up to"
+    return f"for {who} {now - model.oldest_wait:.0f} s; it takes {need}"
+
+
+def room_text(model: ModelState, now: float) -> str:
+    """Say for whom another model is put aside, and how much memory is wanted."""
+    need = amounts_text(model.footprint.gpu)
+    if not model.waiting or model.oldest_wait is None:
+        return f'for "{model.name}", which is wanted and takes {need}'
     who = "a request waits" if model.waiting == 1 else f"{model.waiting} requests wait"
-    return f'"{model.name}", which {who} for ({now - model.oldest_wait:.0f} s) and needs {need}'
+    waited = now - model.oldest_wait
+    return f'for "{model.name}", which {who} for ({waited:.0f} s) and which takes {need}'
 
 
 def _overdue_at(model: ModelState) -> float:
