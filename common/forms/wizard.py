@@ -77,7 +77,7 @@ class _Writer:
             entry["default"] = bool(option.default)
         elif (default := form_default(option)) is not None:
             entry["default"] = default
-        placeholder = _NOT_SET if self._is_three_way(option) else option.placeholder
+        placeholder = option.placeholder or (_NOT_SET if self._is_three_way(option) else "")
         if option.path in MODEL_THREE_WAY and self._is_three_way(option):
             placeholder = _AS_FOR_ALL
         if placeholder:

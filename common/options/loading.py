@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from common.errors import ConfigurationError, Problem
 from common.options.declaration import Option, OptionGroup
+from common.options.no_effect import without_effect
 from common.options.settings import AppSettings, ModelOptions
 
 # Sections that ClearML or this program writes, never the user's options.
@@ -32,7 +33,7 @@ ModelCheck = Callable[[str, ModelOptions, Any], list[Problem]]
 
 @dataclass(frozen=True)
 class Loaded(Generic[SettingsT]):
-    """Settings, and what the user should know about how they were read."""
+    """Settings, and what the user should know of them: what was ignored, and what has no effect."""
 
     settings: SettingsT
     warnings: tuple[str, ...] = ()
@@ -118,7 +119,8 @@ def load_settings(
     if reading.problems:
         raise ConfigurationError(reading.problems)
     settings = cls.of_parts([item.model for item in models], groups)
-    return Loaded(settings, tuple(reading.warnings))
+    unused = without_effect(settings, [item.where for item in models])
+    return Loaded(settings, (*reading.warnings, *unused))
 
 
 def render_value(value: Any) -> str:

@@ -121,17 +121,18 @@ class MemoryOptions(OptionGroup):
         "Priority",
         ge=-100,
         le=100,
-        help="Where models share the GPUs: the one with the higher number is loaded first, and put aside "
+        help="Of models that share the GPUs, the one with the higher number is loaded first, and put aside "
         "last. Default 0.",
     )
     pinned: bool | None = option(
         "Pinned",
-        help="Once loaded, the model stays so: it is never put aside for another one.",
+        help="The model is never put aside once it is loaded, whichever other one waits.",
     )
     preload: bool | None = option(
         "Preload",
         help="Load the model at the start. Off: at its first request. Empty: at the start if it fits "
         "beside the models before it.",
+        placeholder="If it fits",
     )
     idle_offload_minutes: float | None = option(
         "Idle Offload (Minutes)",

@@ -30,4 +30,5 @@ class RequestOptions(OptionGroup):
         "Cancel On Disconnect",
         help="A client that hangs up cancels its generation, unless this is off: then the engine finishes "
         "it. Default on.",
+        placeholder="On",
     )

@@ -175,10 +175,10 @@ class AppSettings(BaseModel, Generic[ModelT, GeneralT]):
         )
 
     @classmethod
-    def offloading_switches(cls) -> str:
-        """The options of this form that let models be put aside, in words."""
-        named = [f'"{o.title}" ({o.path})' for o in cls.options() if o.name in OFFLOADING]
-        return " or ".join(named)
+    def offloading_switches(cls, *names: str) -> str:
+        """The options that let models be put aside, or those of these names, as this form has them."""
+        wanted = names or OFFLOADING
+        return " or ".join(f'"{o.title}" ({o.path})' for o in cls.options() if o.name in wanted)
 
     def is_embedding(self, model: ModelT) -> bool:
         """Whether this model serves embeddings instead of text."""

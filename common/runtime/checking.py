@@ -21,7 +21,7 @@ class Checked:
     Attributes:
         settings: The settings.
         engine: The engine that was found; it may have to be installed yet.
-        warnings: What the user should know about how the parameters were read.
+        warnings: What the user should know: parameters that are ignored, or have no effect.
         parameters: What the settings were read from, for checks that come later.
     """
 

@@ -20,7 +20,6 @@ from common.runtime.console import Console
 from common.runtime.ending import RunEnd
 from common.runtime.event_loop import run_loop
 from common.runtime.instance import Instance
-from common.runtime.no_effect import without_effect
 from common.runtime.redaction import secret_parameters, secret_variables
 from common.runtime.reporting import Rates, Reporting
 from common.runtime.stopping import StopReason, StopRequest
@@ -62,7 +61,7 @@ class Lifecycle:
         console.line(f"{self._app.title}: {self._report.name} ({self._report.id})")
         try:
             checked = check_parameters(self._app, parameters, os.environ)
-            for warning in (*checked.warnings, *without_effect(checked.settings)):
+            for warning in checked.warnings:
                 console.line(f"WARNING: {warning}")
             _configure_console(console, checked.settings)
             reason = run_loop(self._serve(checked))

@@ -132,6 +132,10 @@ def test_a_form_that_is_left_alone_is_a_valid_configuration(app: str) -> None:
         said = {name: value for name, value in mine.given().items() if value is not False}
         others = {name: getattr(theirs, name) for name in said}
         assert said == others
+    for mine, theirs in zip(loaded.models, untouched.models, strict=True):
+        # Off in a checkbox may mean nothing else than not set.
+        assert (mine.limits, mine.memory_policy) == (theirs.limits, theirs.memory_policy)
+    assert loaded.memory == untouched.memory
 
 
 def test_empty_fields_are_not_set_and_off_is() -> None:

@@ -168,7 +168,7 @@ def test_a_switch_that_can_be_left_alone_is_no_checkbox(app: str) -> None:
         if three_way:
             assert (entry["type"], entry["choices"]) == ("dropdown", ["true", "false"])
             unset = "As in General" if path in MODEL_THREE_WAY else "The engine's default"
-            assert entry["placeholder"] == unset
+            assert entry["placeholder"] == (option.placeholder or unset)
             assert "default" not in entry
         else:
             assert (entry["type"], entry["default"]) == ("checkbox", False)
@@ -200,6 +200,12 @@ def test_the_tables_of_single_options_name_real_ones() -> None:
             "general_enable_disk_swapping",
             "general_enable_automatic_cpu_offloading",
             False,
+        ),
+        (
+            "llamacpp",
+            "general_max_host_memory_gib",
+            "general_enable_automatic_cpu_offloading",
+            True,
         ),
     ],
 )
