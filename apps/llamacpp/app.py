@@ -11,7 +11,7 @@ from typing import Any, Literal
 from apps.llamacpp.command import as_llamacpp
 from apps.llamacpp.engines.discovery import catalogue_engine, find_engine, stand_in
 from apps.llamacpp.engines.installed import LlamaCppEngine
-from apps.llamacpp.inspection import check_memory, describe
+from apps.llamacpp.inspection import check_memory, describe, read_request
 from apps.llamacpp.options import LlamaCppSettings
 from common.errors import EngineError, Problem
 from common.models.fetch import ModelFiles
@@ -98,8 +98,21 @@ class LlamaCppApp:
         options = as_llamacpp(plan.options)
         parts = read_model(files.all)
         shape = read_shape(parts)
-        need = check_memory(options, shape, memory, model=plan.name)
-        return Inspection(tuple(describe(options, parts[0], shape, need)), need)
+        shared = settings.memory
+        fitted = check_memory(
+            options,
+            shape,
+            memory,
+            model=plan.name,
+            is_bound=shared.moves_models or shared.max_cuda_gib is not None,
+        )
+        return Inspection(
+            lines=tuple(describe(options, parts[0], shape, fitted)),
+            need=fitted.need,
+            fitted=fitted.flags,
+            weights_bytes=shape.weights_bytes,
+            maps_files=read_request(options, shape).maps_files,
+        )
 
 
 def app() -> LlamaCppApp:

@@ -11,6 +11,7 @@ by `EngineFlags`, so that one set of rules serves every engine and version. The 
 * **Slots** are always said, since the engine's own choice changes between versions.
 * **Embedding** also pools (``/v1/embeddings`` answers an error without) and raises the physical
   batch to the logical one, since an embedding's text must fit into one physical batch.
+* **What makes the model fit** (`ModelPlan.fitted`) is passed in place of what form or CLI say of it.
 * **CLI** replaces all of the form's engine options. Ours stay: model, alias, address, metrics, no
   web page, and the number of threads where CLI does not say it.
 """
@@ -126,7 +127,7 @@ def write_server_command(
     else:
         _FormWriter(plan, options, flags, arguments, pooling).write()
     return EngineCommand(
-        argv=(*program, *arguments.arguments),
+        argv=(*program, *_with_fitted(arguments.arguments, plan.fitted, flags)),
         env=env,
         translated=tuple(arguments.translated),
         unavailable=tuple(arguments.unavailable),
@@ -143,6 +144,20 @@ def report_replaced(arguments: ArgumentList, options: LlamaCppModel) -> None:
     for name in options.given():
         if name not in OURS:
             arguments.give_up(name, '"CLI" is set and replaces it')
+
+
+def _with_fitted(arguments: list[str], fitted: Mapping[str, str], flags: EngineFlags) -> list[str]:
+    """The arguments with what makes the model fit in place of what was said of it."""
+    fitting = {name: value for name, value in fitted.items() if name in flags}
+    kept: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        found = flags.find(word)
+        if found is not None and found.name in fitting:
+            next(words, None)  # its value: each of these flags has one
+        else:
+            kept.append(word)
+    return [*kept, *(word for item in fitting.items() for word in item)]
 
 
 def _listen(address: EngineAddress) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The memory there is, on the host and on the GPUs, and whether a model fits into it."""
+"""The memory there is, on the host and on the GPUs."""
 
 from __future__ import annotations
 
@@ -6,22 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from common.errors import CapacityError
-from common.models.footprint import (
-    CONTEXT_STEP,
-    CacheRequest,
-    ModelShape,
-    estimate_memory,
-    kv_bytes_by_layer,
-    with_context,
-)
-from common.models.progress import render_gib
-
-# A context per GPU costs this before any tensor (CUDA kernels, cuBLAS workspaces).
-_GPU_OVERHEAD_BYTES = 400 * 2**20
-# The engine's program, its buffers and its tokenizer.
-_HOST_OVERHEAD_BYTES = 150 * 2**20
 
 
 @dataclass(frozen=True)
@@ -112,20 +96,24 @@ def cgroup_available(
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             for base in (root, root / "unified"):
-                left += _limits(base, path, "memory.max", "memory.current", "inactive_file")
+                left += _limits(base, path, "memory.max", "memory.current", "")
         elif "memory" in controllers.split(","):
             left += _limits(
                 root / "memory",
                 path,
                 "memory.limit_in_bytes",
                 "memory.usage_in_bytes",
-                "total_inactive_file",
+                "total_",
             )
     return min(left, default=None)
 
 
-def _limits(base: Path, path: str, limit: str, usage: str, reclaimable: str) -> list[int]:
-    """Bytes left in the group and in each above it; a container sees its own group as the root."""
+def _limits(base: Path, path: str, limit: str, usage: str, prefix: str) -> list[int]:
+    """Bytes left in the group and in each above it; a container sees its own group as the root.
+
+    Pages on the lists of active and of inactive file pages can be dropped, as the system's own
+    "available" counts them; locked ones and those of shared memory are on other lists.
+    """
     folder = base / path.lstrip("/")
     found = []
     while True:
@@ -133,7 +121,9 @@ def _limits(base: Path, path: str, limit: str, usage: str, reclaimable: str) -> 
         used = _number(folder / usage)
         # v1 writes a number near 2**63 for "no limit".
         if maximum is not None and used is not None and maximum < 2**60:
-            found.append(max(maximum - used + _stat(folder / "memory.stat", reclaimable), 0))
+            stat = folder / "memory.stat"
+            files = sum(_stat(stat, f"{prefix}{name}") for name in ("active_file", "inactive_file"))
+            found.append(max(maximum - used + files, 0))
         if folder == base or base not in folder.parents:
             return found
         folder = folder.parent
@@ -239,119 +229,9 @@ class MemoryNeed:
     Attributes:
         host_bytes: Of the host.
         gpu_bytes: Of all GPUs together.
-        by_gpu: Of each, in the order of `AvailableMemory.gpus`, where the engine takes it so.
+        by_gpu: Of each, in the order of `AvailableMemory.gpus`; empty where the engine does not say.
     """
 
     host_bytes: int
     gpu_bytes: int
     by_gpu: tuple[int, ...] = ()
-
-
-def plan_memory(
-    shape: ModelShape, request: CacheRequest, gpu_layers: int, gpu_count: int, *, offload_kv: bool
-) -> MemoryNeed:
-    """Split a model's need between host and GPUs as llama.cpp places it. Pure.
-
-    The last `gpu_layers` layers go to the GPUs with their part of the cache, the output tensors
-    after all of them; the token embeddings stay in host memory.
-    """
-    estimate = estimate_memory(shape, request)
-    if gpu_count == 0 or gpu_layers <= 0:
-        return MemoryNeed(estimate.total_bytes + _HOST_OVERHEAD_BYTES, 0)
-    first = max(shape.layers - gpu_layers, 0)
-    gpu = sum(shape.layer_bytes[first:])
-    copied = 0
-    if gpu_layers > shape.layers:
-        gpu += shape.output_bytes
-        copied = shape.tied_bytes
-    if offload_kv:
-        gpu += sum(kv_bytes_by_layer(shape, request)[first:])
-        state = shape.state_bytes_per_slot * request.slots
-        gpu += state * (shape.layers - first) // shape.layers
-    host = estimate.weights_bytes + estimate.kv_bytes - gpu + _HOST_OVERHEAD_BYTES
-    # Each GPU holds its own compute buffer and context.
-    per_gpu = estimate.compute_bytes + _GPU_OVERHEAD_BYTES
-    return MemoryNeed(host, gpu + copied + per_gpu * gpu_count)
-
-
-def check_fits(
-    shape: ModelShape,
-    request: CacheRequest,
-    memory: AvailableMemory,
-    *,
-    model: str,
-    gpu_layers: int = 0,
-    offload_kv: bool = True,
-) -> MemoryNeed:
-    """Refuse a model that the memory cannot hold. Pure.
-
-    Args:
-        shape: The model's numbers.
-        request: Context, slots, cache types.
-        memory: What there is.
-        model: The model as the user named it.
-        gpu_layers: Layers that go to the GPUs; more than the model has means all.
-        offload_kv: Whether the cache of those layers goes there as well.
-
-    Returns:
-        What it needs.
-
-    Raises:
-        CapacityError: With the numbers and the largest context that would fit, or that none does.
-    """
-    gpus = memory.gpus if gpu_layers > 0 else ()
-
-    def need_at(context: int) -> MemoryNeed:
-        asked = with_context(request, context)
-        return plan_memory(shape, asked, gpu_layers, len(gpus), offload_kv=offload_kv)
-
-    def fits(need: MemoryNeed) -> bool:
-        free = sum(gpu.free_bytes for gpu in gpus)
-        return need.host_bytes <= memory.host_bytes and need.gpu_bytes <= free
-
-    need = need_at(request.context)
-    if fits(need):
-        return need
-    low, high = 0, request.context // CONTEXT_STEP
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(need_at(middle * CONTEXT_STEP)) else (low, middle - 1)
-    raise CapacityError(_refusal(shape, request, memory, need, gpus, model, low * CONTEXT_STEP))
-
-
-def _refusal(
-    shape: ModelShape,
-    request: CacheRequest,
-    memory: AvailableMemory,
-    need: MemoryNeed,
-    gpus: Sequence[GpuMemory],
-    model: str,
-    largest: int,
-) -> str:
-    estimate = estimate_memory(shape, request)
-    slots = f" for each of {request.slots} parallel requests" if request.slots > 1 else ""
-    lines = [
-        f"{model} with a context of {request.context:,} tokens{slots} does not fit into memory: "
-        f"weights {render_gib(estimate.weights_bytes)}, KV cache {render_gib(estimate.kv_bytes)}, "
-        f"compute buffers {render_gib(estimate.compute_bytes)}."
-    ]
-    if gpus:
-        free = sum(gpu.free_bytes for gpu in gpus)
-        lines.append(
-            f"It needs {render_gib(need.gpu_bytes)} on {len(gpus)} GPU{'s' * (len(gpus) > 1)}, "
-            f"where {render_gib(free)} are free."
-        )
-    lines.append(
-        f"It needs {render_gib(need.host_bytes)} of host memory, where "
-        f"{render_gib(memory.host_bytes)} can be had."
-    )
-    if largest >= CONTEXT_STEP:
-        lines.append(
-            f'Set "Context Size" to {largest:,} or less, or choose fewer parallel requests or a '
-            "smaller cache type."
-        )
-    else:
-        lines.append(
-            "No context fits: choose a smaller quantisation or a machine with more memory."
-        )
-    return " ".join(lines)

@@ -319,3 +319,21 @@ def test_the_context_bounds_answers_that_name_no_limit(
     command = write(**parameters)
     assert value_of(command, "--ctx-size") == context
     assert command.argv.count("--ctx-size") == 1
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"number_of_gpu_layers": "9999", "context_size": "512"},
+        {"cli": "-ngl 9999 -c 512 --temp 0.5"},
+        {},
+    ],
+)
+def test_what_makes_a_model_fit_wins(parameters: dict[str, str]) -> None:
+    settings = load(**parameters)
+    plan = plan_of(settings, fitted={"--gpu-layers": "7", "--ctx-size": "4096", "--unknown": "1"})
+    argv = engine().command(plan, settings).argv
+    assert argv[-4:] == ("--gpu-layers", "7", "--ctx-size", "4096")
+    assert not {"9999", "512", "-ngl", "-c", "--unknown"} & set(argv)
+    assert argv.count("--ctx-size") == 1
+    assert ("--temp" in argv) is ("cli" in parameters)

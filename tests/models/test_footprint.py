@@ -15,12 +15,14 @@ from common.models.footprint import (
     read_shape,
 )
 from common.models.gguf import read_model
-from common.models.memory import AvailableMemory, GpuMemory, check_fits, plan_memory
+from common.models.gpu_split import check_fits, plan_memory
+from common.models.memory import AvailableMemory, GpuMemory
 
 from .gguf_files import write_gguf
 
 MIB = 2**20
 GIB = 2**30
+CARD = GpuMemory("card", "GPU-0", free_bytes=8 * GIB, total_bytes=8 * GIB)
 
 
 def shape_of(path: Path, **options: Any) -> ModelShape:
@@ -148,23 +150,28 @@ def test_plan_places_layers_as_the_engine_does(tmp_path: Path) -> None:
     request = CacheRequest(1024)
     estimate = estimate_memory(shape, request)
     kv_layer = estimate.kv_bytes // 2
-    none = plan_memory(shape, request, 0, 1, offload_kv=True)
-    assert none.gpu_bytes == 0
-    one = plan_memory(shape, request, 1, 1, offload_kv=True)
-    all_of_it = plan_memory(shape, request, 9999, 1, offload_kv=True)
-    kept = plan_memory(shape, request, 9999, 1, offload_kv=False)
-    assert all_of_it.gpu_bytes - one.gpu_bytes == layer + kv_layer + table
-    assert one.host_bytes - all_of_it.host_bytes == layer + kv_layer + table
+    none = plan_memory(shape, request, 0, [CARD])
+    assert (none.gpu_bytes, none.by_gpu) == (0, ())
+    # The output counts as the last layer.
+    one, two = (plan_memory(shape, request, layers, [CARD]) for layers in (1, 2))
+    all_of_it = plan_memory(shape, request, 9999, [CARD])
+    kept = plan_memory(shape, request, 9999, [CARD], offload_kv=False)
+    assert one.gpu_bytes == table + estimate.compute_bytes + 400 * MIB
+    assert two.gpu_bytes - one.gpu_bytes == layer + kv_layer
+    assert all_of_it.gpu_bytes - two.gpu_bytes == layer + kv_layer
+    assert one.host_bytes - all_of_it.host_bytes == 2 * (layer + kv_layer)
     assert all_of_it.gpu_bytes - kept.gpu_bytes == 2 * kv_layer
+    assert plan_memory(shape, request, 3, [CARD]) == all_of_it
 
 
 def test_tied_embeddings_are_on_the_gpu_a_second_time(tmp_path: Path) -> None:
     table = np.ones((300, 64), dtype=np.float32)
     tied = shape_of(tmp_path, tensors={"token_embd.weight": table})
-    need = plan_memory(tied, CacheRequest(256), 9999, 1, offload_kv=False)
-    partly = plan_memory(tied, CacheRequest(256), 2, 1, offload_kv=False)
-    assert need.gpu_bytes - partly.gpu_bytes == table.nbytes
-    assert need.host_bytes == partly.host_bytes
+    request = CacheRequest(256)
+    estimate = estimate_memory(tied, request)
+    need = plan_memory(tied, request, 1, [CARD], offload_kv=False)
+    assert need.gpu_bytes == table.nbytes + estimate.compute_bytes + 400 * MIB
+    assert need.host_bytes == table.nbytes + estimate.kv_bytes + 150 * MIB
 
 
 def test_context_larger_than_memory_is_refused_with_one_that_fits(smollm2: Path) -> None:

@@ -64,7 +64,7 @@ def write(folder: Path, **files: str) -> None:
 def test_cgroup_v2_takes_the_tightest_limit_and_counts_file_pages_as_free(tmp_path: Path) -> None:
     root, membership = tmp_path / "cgroup", tmp_path / "membership"
     membership.write_text("0::/pod/worker\n")
-    stat = "anon 1\ninactive_file 1000\n"
+    stat = "anon 1\nactive_file 600\ninactive_file 400\nunevictable 7\n"
     write(root / "pod/worker", memory__max="max", memory__current="1", memory__stat=stat)
     write(root / "pod", memory__max="9000", memory__current="5000", memory__stat=stat)
     assert cgroup_available(root, membership) == 5000
@@ -86,7 +86,7 @@ def test_cgroup_v1(tmp_path: Path) -> None:
         root / "memory/a",
         memory__limit_in_bytes="8000",
         memory__usage_in_bytes="6000",
-        memory__stat="total_inactive_file 500",
+        memory__stat="total_inactive_file 500\nactive_file 9",
     )
     write(
         root / "memory",
