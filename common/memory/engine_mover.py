@@ -1,0 +1,353 @@
+"""Carries out a model's moves between the tiers on its engine's process.
+
+From the GPU to host RAM there are several ways, and the memory that they freed is measured after
+each; one that freed too little is followed by the next. The last way always works: the process is
+stopped, and the weights are kept in host RAM if there is room for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from common.engines.contract import EngineState
+from common.engines.supervisor import Supervisor
+from common.errors import CapacityError, EngineCrashError, EngineError
+from common.memory.attempts import attempt, to_its_end
+from common.memory.contract import Tier
+from common.memory.freed import FreedCheck
+from common.memory.held_files import HeldFiles, HoldError
+from common.memory.offload import Offload, OffloadError, RunningEngine
+from common.memory.pools import gib
+
+logger = logging.getLogger(__name__)
+
+EngineHook = Callable[[RunningEngine], Awaitable[None]]
+"""Something to do with an engine that is ready."""
+
+
+@dataclass(frozen=True)
+class MoverLimits:
+    """How long the parts of a move may take, in seconds.
+
+    Attributes:
+        put_aside_s: One way to put an engine aside.
+        bring_back_s: Undoing one.
+        answer_s: From then until it answers.
+        hook_s: One hook.
+        stop_grace_s: Between asking a ready engine to end and killing it; None: the supervisor's.
+    """
+
+    put_aside_s: float = 120.0
+    bring_back_s: float = 120.0
+    answer_s: float = 15.0
+    hook_s: float = 30.0
+    stop_grace_s: float | None = None
+
+
+class EngineMover:
+    """Moves one model (`common.memory.contract.ModelMover`).
+
+    Args:
+        supervisor: Runs the engine; from now on only this starts, parks and stops it.
+        freed: Measures what a move freed.
+        offloads: Ways to put the engine aside with its process kept, the best first.
+        files: Keeps the weights of the stopped engine in host RAM; None: they cannot be.
+        keep_held: The weights stay locked also while the engine runs, since it maps the same pages.
+        before_leaving: Called with a ready engine that is about to be stopped.
+        after_coming: Called with a new engine when it is ready. Neither hook can fail a move.
+        limits: Times.
+        say: Gets what happens, a line each. Must not block.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        freed: FreedCheck,
+        *,
+        offloads: Sequence[Offload] = (),
+        files: HeldFiles | None = None,
+        keep_held: bool = False,
+        before_leaving: EngineHook | None = None,
+        after_coming: EngineHook | None = None,
+        limits: MoverLimits | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self._supervisor = supervisor
+        self._freed = freed
+        self._offloads = tuple(offloads)
+        self._files = files
+        self._keep_held = keep_held
+        self._before_leaving = before_leaving
+        self._after_coming = after_coming
+        self._limits = limits or MoverLimits()
+        self._listener = say
+        # The ways that put the engine aside, to be undone in reverse order.
+        self._applied: list[Offload] = []
+        self._is_moving = False
+        self._settled = Tier.DISK
+        self._has_said_unlocked = False
+        self._releasing: asyncio.Task[None] | None = None
+
+    @property
+    def tier(self) -> Tier:
+        """Where the model is.
+
+        An engine that crashed and is being started again by its supervisor still has its place.
+        """
+        state = self._supervisor.state
+        if state is EngineState.READY:
+            return Tier.GPU
+        if state is EngineState.PARKED:
+            return Tier.CPU
+        if state is EngineState.FATAL:
+            return Tier.DISK
+        if state is EngineState.STOPPED:
+            return Tier.CPU if self._files is not None and self._files.is_held else Tier.DISK
+        return self._settled
+
+    async def move(self, to: Tier) -> Tier:
+        """Move the model; returns the tier that it reached, which may be a lower one.
+
+        A move that is cancelled ends with the engine stopped, or ready as it was where it had not
+        been touched; files that were kept stay kept.
+
+        Raises:
+            EngineError: A load failed for good; the model is on disk.
+            CapacityError: The engine was stopped meanwhile; or there is no RAM for the files of a
+                model that is on disk; or it is being moved.
+        """
+        name = self._supervisor.spec.name
+        if self._is_moving:
+            raise CapacityError(f'"{name}" is being moved already.')
+        self._is_moving = True
+        if self._releasing is not None:
+            self._releasing.cancel()
+        moves = {Tier.GPU: self._come, Tier.CPU: self._go_to_sleep, Tier.DISK: self._leave}
+        try:
+            await moves[to]()
+        except (EngineError, CapacityError):
+            raise
+        except Exception as error:
+            logger.exception("a move of %s failed", name)
+            await self._stop(0.0)
+            self._release()
+            raise EngineCrashError(
+                f'Moving "{name}" failed, which is a mistake of this program: '
+                f"{type(error).__name__}: {error}"
+            ) from error
+        finally:
+            self._is_moving = False
+            self._settled = self.tier
+        return self.tier
+
+    # To the GPU.
+
+    async def _come(self) -> None:
+        supervisor = self._supervisor
+        try:
+            if supervisor.state is not EngineState.READY and not await self._wake():
+                await supervisor.start()
+                await supervisor.ensure_ready(None)
+                await self._call(self._after_coming, "what it had computed was not restored")
+                await supervisor.ensure_ready(None)  # it may have crashed meanwhile
+        except asyncio.CancelledError:
+            await self._stop(0.0)
+            raise
+        except EngineError:
+            self._release()
+            raise
+        self._settled = Tier.GPU
+        if not self._keep_held:
+            self._release()
+        elif self._files is not None and self._files.is_held:
+            self._releasing = asyncio.create_task(self._release_at_end())
+
+    async def _release_at_end(self) -> None:
+        """Give the RAM back when the engine is given up while it has its place."""
+        await self._supervisor.wait_closed()
+        self._release()
+
+    async def _wake(self) -> bool:
+        """Bring an engine back that was put aside; False if it must be started instead."""
+        supervisor = self._supervisor
+        engine = self._engine()
+        if supervisor.state is not EngineState.PARKED or engine is None:
+            return False
+        began = time.monotonic()
+        problem = ""
+        while self._applied and not problem:
+            offload = self._applied[-1]
+            error = await attempt(
+                offload.bring_back(engine), self._limits.bring_back_s, supervisor.wait_closed()
+            )
+            if error is None:
+                self._applied.pop()
+            else:
+                problem = f"it was not brought back ({offload.label}): {_first_line(error)}"
+        if not problem:
+            try:
+                await supervisor.unpark(self._limits.answer_s)
+            except (EngineError, CapacityError) as error:
+                problem = _first_line(error)
+        if not problem:
+            self._say(f"awake after {time.monotonic() - began:.1f} s")
+            return True
+        self._say(f"{problem.rstrip('.')}; it is started anew")
+        await self._stop(0.0)
+        return False
+
+    # To host RAM.
+
+    async def _go_to_sleep(self) -> None:
+        supervisor = self._supervisor
+        if supervisor.state is EngineState.PARKED:
+            return
+        if supervisor.state in (EngineState.STOPPED, EngineState.FATAL):
+            await self._hold_from_disk()
+            return
+        try:
+            if supervisor.state is EngineState.READY and await self._put_aside():
+                self._release()  # a sleeping engine has its own copy
+                return
+            if supervisor.state is EngineState.READY:
+                await self._call(self._before_leaving, "what it had computed was not saved")
+            # While it still runs: its pages are in the page cache.
+            await self._hold()
+        except asyncio.CancelledError:
+            if supervisor.state is not EngineState.READY:
+                await self._stop(0.0)
+            raise
+        await self._stop()
+
+    async def _put_aside(self) -> bool:
+        """Free the engine's memory with its process kept; False if it must be stopped instead."""
+        supervisor = self._supervisor
+        engine = self._engine()
+        if not self._offloads or engine is None:
+            return False
+        mark = await self._freed.mark(engine.pid)
+        try:
+            await supervisor.park()
+        except (EngineError, CapacityError) as error:
+            self._say(f"not put to sleep: {_first_line(error)}")
+            return False
+        for offload in self._offloads:
+            began = time.monotonic()
+            problem = await attempt(
+                offload.put_aside(engine), self._limits.put_aside_s, supervisor.wait_closed()
+            )
+            if problem is not None:
+                self._say(f"not put to sleep ({offload.label}): {_first_line(problem)}")
+                if isinstance(problem, OffloadError) and problem.is_untouched:
+                    continue
+                return False
+            self._applied.append(offload)
+            took_s = time.monotonic() - began
+            freed = await self._freed.after_offload(mark)
+            if supervisor.state is not EngineState.PARKED:
+                self._say(f"not put to sleep ({offload.label}): the engine ended")
+                return False
+            if freed.is_freed:
+                self._say(f"asleep after {took_s:.1f} s ({offload.label}): {freed.words}")
+                return True
+            self._say(f"{offload.label} did not free its memory: {freed.words}")
+        if not self._applied:
+            await self._back_to_ready()
+        return False
+
+    async def _back_to_ready(self) -> None:
+        """Let an engine that no way has touched save what it computed before it is stopped."""
+        try:
+            await self._supervisor.unpark(self._limits.answer_s)
+        except (EngineError, CapacityError) as error:
+            self._say(_first_line(error))
+
+    async def _hold(self) -> None:
+        """Keep the weights in host RAM if that can be; says why not."""
+        try:
+            await self._hold_files()
+        except (CapacityError, HoldError) as error:
+            self._say(f"it goes to disk: {error}")
+
+    async def _hold_from_disk(self) -> None:
+        try:
+            await self._hold_files()
+        except HoldError as error:
+            self._say(f"it stays on disk: {error}")
+
+    async def _hold_files(self) -> None:
+        files = self._files
+        if files is None:
+            raise HoldError("Its weights cannot be kept in host RAM.")
+        if files.is_held:
+            return
+        began = time.monotonic()
+        await files.hold()
+        took_s = time.monotonic() - began
+        self._say(f"weights kept in host RAM: {gib(files.held_bytes)}, read in {took_s:.1f} s")
+        if files.why_unlocked and not self._has_said_unlocked:
+            self._has_said_unlocked = True
+            self._say(files.why_unlocked)
+
+    # To disk, and what all need.
+
+    async def _leave(self) -> None:
+        if self._supervisor.state is EngineState.READY:
+            await self._call(self._before_leaving, "what it had computed was not saved")
+        try:
+            await self._stop()
+        finally:
+            self._release()
+
+    async def _stop(self, grace_s: float | None = None) -> None:
+        """End the engine, and wait a while for its memory; carried out also when cancelled."""
+        await to_its_end(self._stop_and_measure(grace_s))
+
+    async def _stop_and_measure(self, grace_s: float | None) -> None:
+        supervisor = self._supervisor
+        had_all = supervisor.state is EngineState.READY
+        mark = await self._freed.mark(supervisor.pid)
+        await supervisor.stop(self._limits.stop_grace_s if grace_s is None else grace_s)
+        self._applied.clear()
+        freed = await self._freed.after_stop(mark, had_all=had_all)
+        if freed is not None and not freed.is_freed:
+            self._say(
+                f"its engine was stopped, but {freed.words}: another process may hold the rest"
+            )
+
+    def _engine(self) -> RunningEngine | None:
+        pid = self._supervisor.pid
+        return None if pid is None else RunningEngine(pid, self._supervisor.address)
+
+    def _release(self) -> None:
+        if self._files is not None:
+            self._files.release()
+
+    async def _call(self, hook: EngineHook | None, otherwise: str) -> None:
+        engine = self._engine()
+        if hook is None or engine is None:
+            return
+
+        async def call() -> None:
+            await hook(engine)
+
+        error = await attempt(call(), self._limits.hook_s)
+        if error is not None:
+            self._say(f"{otherwise}: {_first_line(error)}")
+
+    def _say(self, line: str) -> None:
+        if self._listener is None:
+            return
+        try:
+            self._listener(line)
+        except Exception:
+            logger.exception("the listener of %s failed", self._supervisor.spec.name)
+
+
+def _first_line(error: BaseException) -> str:
+    """What an error says, without an engine's output that may follow."""
+    return str(error).partition("\n")[0] or type(error).__name__
