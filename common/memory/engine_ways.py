@@ -19,6 +19,8 @@ class MachineFacts:
         gpus: GPUs, or MIG slices, that the instance may use.
         is_mig: Whether they are slices.
         environ: The worker's environment, which engines inherit.
+        checkpoint_problem: Why the driver's checkpoint functions cannot be called; empty: they can,
+            or that was not tried.
     """
 
     architecture: str
@@ -26,6 +28,7 @@ class MachineFacts:
     gpus: int = 0
     is_mig: bool = False
     environ: Mapping[str, str] = field(default_factory=dict)
+    checkpoint_problem: str = ""
 
 
 @dataclass(frozen=True)
