@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+import contextlib
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from common.errors import DeployError
@@ -78,3 +80,24 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
         _forget(working)
         raise asyncio.CancelledError
     return working.result()
+
+
+def on_a_thread(work: Callable[[], T]) -> asyncio.Future[T]:
+    """Call on a daemon thread: neither the loop nor the process waits for a disk that hangs."""
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is awaited
+            tell(outcome.set_exception, error)
+        else:
+            tell(outcome.set_result, result)
+
+    def tell(setter: Callable[[Any], None], value: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+            loop.call_soon_threadsafe(lambda: outcome.done() or setter(value))
+
+    threading.Thread(target=run, name="memory-work", daemon=True).start()
+    return outcome

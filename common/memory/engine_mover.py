@@ -11,41 +11,24 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
 from common.engines.contract import EngineState
 from common.engines.supervisor import Supervisor
 from common.errors import CapacityError, EngineCrashError, EngineError
 from common.memory.attempts import attempt, to_its_end
 from common.memory.contract import Tier
+from common.memory.engine_sleep import EngineSleep, MoverLimits, first_line, running_engine
 from common.memory.freed import FreedCheck
 from common.memory.held_files import HeldFiles, HoldError
-from common.memory.offload import Offload, OffloadError, RunningEngine
+from common.memory.offload import Offload, RunningEngine
 from common.memory.pools import gib
+
+__all__ = ["EngineHook", "EngineMover", "MoverLimits"]
 
 logger = logging.getLogger(__name__)
 
 EngineHook = Callable[[RunningEngine], Awaitable[None]]
 """Something to do with an engine that is ready."""
-
-
-@dataclass(frozen=True)
-class MoverLimits:
-    """How long the parts of a move may take, in seconds.
-
-    Attributes:
-        put_aside_s: One way to put an engine aside.
-        bring_back_s: Undoing one.
-        answer_s: From then until it answers.
-        hook_s: One hook.
-        stop_grace_s: Between asking a ready engine to end and killing it; None: the supervisor's.
-    """
-
-    put_aside_s: float = 120.0
-    bring_back_s: float = 120.0
-    answer_s: float = 15.0
-    hook_s: float = 30.0
-    stop_grace_s: float | None = None
 
 
 class EngineMover:
@@ -78,15 +61,13 @@ class EngineMover:
     ) -> None:
         self._supervisor = supervisor
         self._freed = freed
-        self._offloads = tuple(offloads)
         self._files = files
         self._keep_held = keep_held
         self._before_leaving = before_leaving
         self._after_coming = after_coming
         self._limits = limits or MoverLimits()
         self._listener = say
-        # The ways that put the engine aside, to be undone in reverse order.
-        self._applied: list[Offload] = []
+        self._sleep = EngineSleep(supervisor, freed, offloads, self._limits, self._say)
         self._is_moving = False
         self._settled = Tier.DISK
         self._has_said_unlocked = False
@@ -172,31 +153,11 @@ class EngineMover:
         self._release()
 
     async def _wake(self) -> bool:
-        """Bring an engine back that was put aside; False if it must be started instead."""
-        supervisor = self._supervisor
-        engine = self._engine()
-        if supervisor.state is not EngineState.PARKED or engine is None:
+        """Wake a sleeping engine; False if it must be started."""
+        if self._supervisor.state is not EngineState.PARKED:
             return False
-        began = time.monotonic()
-        problem = ""
-        while self._applied and not problem:
-            offload = self._applied[-1]
-            error = await attempt(
-                offload.bring_back(engine), self._limits.bring_back_s, supervisor.wait_closed()
-            )
-            if error is None:
-                self._applied.pop()
-            else:
-                problem = f"it was not brought back ({offload.label}): {_first_line(error)}"
-        if not problem:
-            try:
-                await supervisor.unpark(self._limits.answer_s)
-            except (EngineError, CapacityError) as error:
-                problem = _first_line(error)
-        if not problem:
-            self._say(f"awake after {time.monotonic() - began:.1f} s")
+        if await self._sleep.end():
             return True
-        self._say(f"{problem.rstrip('.')}; it is started anew")
         await self._stop(0.0)
         return False
 
@@ -204,13 +165,13 @@ class EngineMover:
 
     async def _go_to_sleep(self) -> None:
         supervisor = self._supervisor
-        if supervisor.state is EngineState.PARKED:
-            return
-        if supervisor.state in (EngineState.STOPPED, EngineState.FATAL):
+        if supervisor.state in (EngineState.PARKED, EngineState.FATAL):
+            return  # there already; or given up, and nobody is to come back for it
+        if supervisor.state is EngineState.STOPPED:
             await self._hold_from_disk()
             return
         try:
-            if supervisor.state is EngineState.READY and await self._put_aside():
+            if supervisor.state is EngineState.READY and await self._sleep.begin():
                 self._release()  # a sleeping engine has its own copy
                 return
             if supervisor.state is EngineState.READY:
@@ -222,49 +183,6 @@ class EngineMover:
                 await self._stop(0.0)
             raise
         await self._stop()
-
-    async def _put_aside(self) -> bool:
-        """Free the engine's memory with its process kept; False if it must be stopped instead."""
-        supervisor = self._supervisor
-        engine = self._engine()
-        if not self._offloads or engine is None:
-            return False
-        mark = await self._freed.mark(engine.pid)
-        try:
-            await supervisor.park()
-        except (EngineError, CapacityError) as error:
-            self._say(f"not put to sleep: {_first_line(error)}")
-            return False
-        for offload in self._offloads:
-            began = time.monotonic()
-            problem = await attempt(
-                offload.put_aside(engine), self._limits.put_aside_s, supervisor.wait_closed()
-            )
-            if problem is not None:
-                self._say(f"not put to sleep ({offload.label}): {_first_line(problem)}")
-                if isinstance(problem, OffloadError) and problem.is_untouched:
-                    continue
-                return False
-            self._applied.append(offload)
-            took_s = time.monotonic() - began
-            freed = await self._freed.after_offload(mark)
-            if supervisor.state is not EngineState.PARKED:
-                self._say(f"not put to sleep ({offload.label}): the engine ended")
-                return False
-            if freed.is_freed:
-                self._say(f"asleep after {took_s:.1f} s ({offload.label}): {freed.words}")
-                return True
-            self._say(f"{offload.label} did not free its memory: {freed.words}")
-        if not self._applied:
-            await self._back_to_ready()
-        return False
-
-    async def _back_to_ready(self) -> None:
-        """Let an engine that no way has touched save what it computed before it is stopped."""
-        try:
-            await self._supervisor.unpark(self._limits.answer_s)
-        except (EngineError, CapacityError) as error:
-            self._say(_first_line(error))
 
     async def _hold(self) -> None:
         """Keep the weights in host RAM if that can be; says why not."""
@@ -312,23 +230,17 @@ class EngineMover:
         had_all = supervisor.state is EngineState.READY
         mark = await self._freed.mark(supervisor.pid)
         await supervisor.stop(self._limits.stop_grace_s if grace_s is None else grace_s)
-        self._applied.clear()
+        self._sleep.forget()
         freed = await self._freed.after_stop(mark, had_all=had_all)
         if freed is not None and not freed.is_freed:
-            self._say(
-                f"its engine was stopped, but {freed.words}: another process may hold the rest"
-            )
-
-    def _engine(self) -> RunningEngine | None:
-        pid = self._supervisor.pid
-        return None if pid is None else RunningEngine(pid, self._supervisor.address)
+            self._say(f"its engine was stopped, but {freed.words}")
 
     def _release(self) -> None:
         if self._files is not None:
             self._files.release()
 
     async def _call(self, hook: EngineHook | None, otherwise: str) -> None:
-        engine = self._engine()
+        engine = running_engine(self._supervisor)
         if hook is None or engine is None:
             return
 
@@ -337,7 +249,7 @@ class EngineMover:
 
         error = await attempt(call(), self._limits.hook_s)
         if error is not None:
-            self._say(f"{otherwise}: {_first_line(error)}")
+            self._say(f"{otherwise}: {first_line(error)}")
 
     def _say(self, line: str) -> None:
         if self._listener is None:
@@ -346,8 +258,3 @@ class EngineMover:
             self._listener(line)
         except Exception:
             logger.exception("the listener of %s failed", self._supervisor.spec.name)
-
-
-def _first_line(error: BaseException) -> str:
-    """What an error says, without an engine's output that may follow."""
-    return str(error).partition("\n")[0] or type(error).__name__

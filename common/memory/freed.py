@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.engines.process_tree import read_tree
@@ -173,7 +173,9 @@ class FreedCheck:
             return None
         if not mark.use.own and not (had_all and self._held()):
             return None
-        return await self._wait(mark)
+        freed = await self._wait(mark)
+        words = f"{freed.words}: another process may hold the rest"
+        return freed if freed.is_freed else replace(freed, words=words)
 
     async def _wait(self, mark: Mark) -> Freed:
         held = self._held()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import mmap
 import os
@@ -26,13 +25,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import CapacityError, DeployError
+from common.memory.attempts import on_a_thread
+from common.memory.file_pages import FilePages
 from common.memory.pools import gib
 
 CHUNK_BYTES = 16 << 20
 """Bytes between two looks at whether it is to go on: some 20 ms from a fast disk."""
 CANCEL_WAIT_S = 5.0
-MADV_POPULATE_READ = 22
-"""<linux/mman.h>, since Linux 5.14; before that the pages are in the cache and not mapped."""
+"""What a cancelled call waits for its thread, in seconds."""
 
 Progress = Callable[[int, int], None]
 """Bytes done and bytes in all."""
@@ -54,60 +54,11 @@ class _Identity:
     changed_ns: int
 
 
-class _Libc:
-    """The system calls that Python does not offer for a mapping that may only be read."""
-
-    def __init__(self) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        address, size = ctypes.c_void_p, ctypes.c_size_t
-        self._mmap = libc.mmap
-        self._mmap.restype = address
-        self._mmap.argtypes = [address, size, *(ctypes.c_int,) * 3, ctypes.c_int64]
-        for name in ("munmap", "mlock", "munlock"):
-            function = getattr(libc, name)
-            function.argtypes = [address, size]
-            setattr(self, f"_{name}", function)
-        self._madvise = libc.madvise
-        self._madvise.argtypes = [address, size, ctypes.c_int]
-        self._munmap: Callable[[int, int], int]
-        self._mlock: Callable[[int, int], int]
-        self._munlock: Callable[[int, int], int]
-
-    def map(self, fd: int, size: int) -> int:
-        """Map a whole file to be read; its address. Raises OSError."""
-        address = self._mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
-        if address is None or address == ctypes.c_void_p(-1).value:
-            raise _last_error()
-        return int(address)
-
-    def unmap(self, address: int, size: int) -> None:
-        """Give a mapping back, and its lock with it."""
-        self._munmap(address, size)
-
-    def lock(self, address: int, size: int) -> None:
-        """Fetch pages and keep them in RAM. Raises OSError."""
-        if self._mlock(address, size) != 0:
-            raise _last_error()
-
-    def unlock(self, address: int, size: int) -> None:
-        """Undo `lock`."""
-        self._munlock(address, size)
-
-    def populate(self, address: int, size: int) -> None:
-        """Fetch pages; does nothing on a system that cannot."""
-        self._madvise(address, size, MADV_POPULATE_READ)
-
-
-def _last_error() -> OSError:
-    number = ctypes.get_errno()
-    return OSError(number, os.strerror(number))
-
-
 @dataclass
 class _Kept:
     """Mappings, by address and size, and why they are not locked."""
 
-    libc: _Libc
+    pages: FilePages
     mappings: list[tuple[int, int]] = field(default_factory=list)
     why_unlocked: str = ""
 
@@ -119,12 +70,12 @@ class _Kept:
         """Unlock what is locked: a lock on a part is no promise, and uses up the limit."""
         self.why_unlocked = why
         for address, size in self.mappings:
-            self.libc.unlock(address, size)
+            self.pages.unlock(address, size)
 
     def give_back(self) -> None:
         mappings, self.mappings = self.mappings, []
         for address, size in mappings:
-            self.libc.unmap(address, size)
+            self.pages.unmap(address, size)
 
 
 class HeldFiles:
@@ -152,8 +103,8 @@ class HeldFiles:
         self._available = available
         self._on_progress = on_progress
         self._reserve_bytes = reserve_bytes
-        self._libc = _Libc()
-        self._lock = lock or self._libc.lock
+        self._pages = FilePages()
+        self._lock = lock or self._pages.lock
         self._kept: _Kept | None = None
 
     @property
@@ -189,7 +140,7 @@ class HeldFiles:
         if self._kept is not None:
             return
         is_cancelled = threading.Event()
-        working = _on_a_thread(lambda: self._fill(is_cancelled))
+        working = on_a_thread(lambda: self._fill(is_cancelled))
         try:
             await asyncio.wait({working})
         except asyncio.CancelledError:
@@ -208,13 +159,15 @@ class HeldFiles:
     # What follows runs in the thread.
 
     def _fill(self, is_cancelled: threading.Event) -> _Kept:
-        kept = _Kept(self._libc)
+        kept = _Kept(self._pages)
         try:
             with contextlib.ExitStack() as opened:
                 self._fill_from(self._open(opened), kept, is_cancelled)
         except BaseException:
             kept.give_back()
             raise
+        if is_cancelled.is_set():
+            kept.give_back()  # here too, since the loop may have ended
         return kept
 
     def _open(self, opened: contextlib.ExitStack) -> list[tuple[Path, int, _Identity]]:
@@ -246,7 +199,7 @@ class HeldFiles:
             if identity.size == 0:
                 continue  # nothing to keep, and nothing that could be mapped
             with _told(path):
-                address = self._libc.map(fd, identity.size)
+                address = self._pages.map(fd, identity.size)
             kept.mappings.append((address, identity.size))
             for start in range(0, identity.size, CHUNK_BYTES):
                 if is_cancelled.is_set():
@@ -280,34 +233,7 @@ class HeldFiles:
                 return
             except OSError as error:
                 kept.give_up_locks(_why_unlocked(error))
-        self._libc.populate(address, size)
-
-
-def _on_a_thread(work: Callable[[], _Kept]) -> asyncio.Future[_Kept]:
-    """Call on a daemon thread: neither the loop nor the process waits for a disk that hangs."""
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[_Kept] = loop.create_future()
-
-    def run() -> None:
-        kept, failure = None, None
-        try:
-            kept = work()
-        except BaseException as error:  # noqa: BLE001 - it is raised where the result is awaited
-            failure = error
-        try:
-            loop.call_soon_threadsafe(tell, kept, failure)
-        except RuntimeError:  # the loop has ended: nobody waits any more
-            if kept is not None:
-                kept.give_back()
-
-    def tell(kept: _Kept | None, failure: BaseException | None) -> None:
-        if kept is not None:
-            outcome.set_result(kept)
-        else:
-            outcome.set_exception(failure or RuntimeError())
-
-    threading.Thread(target=run, name="held-files", daemon=True).start()
-    return outcome
+        self._pages.populate(address, size)
 
 
 def _give_back(working: asyncio.Future[_Kept]) -> None:

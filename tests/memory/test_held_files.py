@@ -132,7 +132,7 @@ async def test_without_a_lock_they_are_mapped_and_said_to_be(weights: Path) -> N
 
 async def test_a_lock_that_is_refused_in_the_middle_leaves_none(weights: Path) -> None:
     before = locked_bytes()
-    real = make(weights)._libc.lock
+    real = make(weights)._pages.lock
     calls: list[int] = []
 
     def lock(address: int, size: int) -> None:
@@ -181,7 +181,9 @@ def test_a_user_whose_limit_is_small_is_told(weights: Path) -> None:
 
 async def test_without_the_ram_nothing_is_kept(weights: Path) -> None:
     held = make(weights, available=SIZE + 9 * MIB, reserve=10 * MIB)
-    with pytest.raises(CapacityError, match=r"0.06 GiB are needed.*0.01 GiB left to others.*0.07 GiB"):
+    with pytest.raises(
+        CapacityError, match=r"0.06 GiB are needed.*0.01 GiB left to others.*0.07 GiB"
+    ):
         await held.hold()
     assert not held.is_held
     assert mappings_of(weights) == 0
