@@ -91,3 +91,9 @@ class Instance:
         while not condition():
             assert loop.time() < end, (self.said, self.tiers())
             await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        """End, and see that no rule was broken."""
+        await self.scheduler.close()
+        assert not self.devices.broken, self.devices.broken
+        assert not any(mover.is_moving for mover in self.movers.values())

@@ -36,7 +36,7 @@ def test_a_request_loads_its_model_and_then_goes() -> None:
         begun = now()
         await instance.scheduler.ensure_ready("a", 0.0)
         assert now() == begun
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
 
@@ -53,7 +53,7 @@ def test_many_requests_share_one_load() -> None:
         await finished(*requests)
         assert mover.begun == [GPU]
         assert all(request.error is None for request in requests)
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
 
@@ -69,7 +69,7 @@ def test_two_cold_requests_to_two_models_are_both_served() -> None:
             await finished(*requests)
             assert [request.error for request in requests] == [None, None]
             assert [mover.begun.count(GPU) for mover in movers] == [1, 1]
-            await instance.scheduler.close()
+            await instance.close()
 
     run(main)
 
@@ -86,7 +86,7 @@ def test_a_loaded_model_serves_those_who_waited_before_it_is_put_aside() -> None
         await finished(*requests)
         assert all(request.error is None for request in requests)
         assert [move[0] for move in instance.moved if move[2] is GPU] == ["a", "b"]
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
 
@@ -115,7 +115,7 @@ def test_no_model_moves_while_it_has_requests_and_none_comes_to_it_then() -> Non
         assert late.served_at is not None
         assert long.ended_at is not None
         assert long.ended_at < other.served_at < late.served_at
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
 
@@ -138,7 +138,7 @@ def test_a_move_begins_in_the_step_in_which_the_model_is_closed() -> None:
         await finished(request)
         assert request.error is None
         assert a.begun[:2] == [CPU, GPU]
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
 
@@ -162,7 +162,7 @@ def test_a_request_that_comes_at_any_moment_of_an_exchange_is_served(at: float) 
         assert second.error is None
         assert second.ended_at is not None
         assert second.ended_at - second.begun_at < 10.0
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
 
@@ -177,7 +177,7 @@ def test_a_request_that_comes_during_a_wake_waits_for_that_wake() -> None:
         await finished(first, second)
         assert first.served_at == second.served_at
         assert a.begun == [GPU]
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
 
@@ -194,7 +194,7 @@ def test_two_models_that_wait_share_what_one_frees() -> None:
         assert requests[0].served_at == requests[1].served_at
         assert big.begun == [CPU]
         assert instance.tiers() == {"big": CPU, "a": GPU, "b": GPU}
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
 
@@ -210,7 +210,7 @@ def test_a_cancelled_wait_gives_up_itself_only() -> None:
         assert first.served_at is None
         assert second.served_at == pytest.approx(second.begun_at + 2.0, abs=0.01)
         assert a.begun == [GPU]
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
 
@@ -232,7 +232,7 @@ def test_a_load_whose_clients_have_gone_is_dropped_when_another_model_wants_the_
         assert other.served_at == pytest.approx(gone[1].ended_at + 2.0, abs=0.1)
         assert a.tier is DISK
         assert not a.is_moving
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
 
@@ -246,7 +246,7 @@ def test_a_load_whose_clients_have_gone_goes_on_while_nobody_wants_the_place() -
         gone.client_leaves()
         await asyncio.sleep(10.0)
         assert instance.scheduler.is_open("a")
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
 
@@ -267,7 +267,7 @@ def test_a_request_that_comes_while_its_load_is_being_dropped_is_served_afterwar
         assert other.error is None
         assert late.error is None
         assert a.begun == [GPU, GPU]
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
 
@@ -287,7 +287,7 @@ def test_a_load_that_ends_although_it_was_cancelled_is_used() -> None:
         await finished(other, late)
         assert late.served_at == pytest.approx(late.begun_at + 1.0, abs=0.01)
         assert other.error is None
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
 
@@ -302,7 +302,7 @@ def test_a_move_that_is_cancelled_before_its_first_step_is_over() -> None:
             a = instance.add("a")
             request = instance.ask("a")
             await turns(count)
-            await instance.scheduler.close()
+            await instance.close()
             await finished(request)
             assert isinstance(request.error, CapacityError)
             assert instance.scheduler.view("a").moving_to is None
@@ -333,7 +333,7 @@ def test_who_leaves_while_waiting_is_never_taken_for_one_that_was_answered() -> 
         assert other.error is None
         assert a.begun[0] is CPU
         assert instance.moved[0][0] == "a"
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
 
@@ -356,7 +356,7 @@ def test_a_request_that_was_released_and_then_leaves_does_not_hold_the_model() -
         other = instance.ask("b")
         await finished(other)
         assert other.error is None
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
 
@@ -383,7 +383,7 @@ def test_a_model_in_constant_use_gives_way_to_one_that_waits_too_long() -> None:
             client.cancel()
         await asyncio.wait(clients)
         await instance.until(lambda: instance.gateway.requests["a"].in_flight == 0)
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
 
@@ -411,7 +411,7 @@ def test_requests_for_a_resident_model_are_batched_until_another_waits_too_long(
         assert len(waits) == 1200
         assert max(waits) < 60.0
         assert len(instance.moved) < 400
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
 
@@ -438,7 +438,7 @@ def test_what_can_never_fit_is_refused_at_once_with_the_numbers() -> None:
         request = instance.ask("huge")
         await finished(request)
         assert request.error is None
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
 
@@ -463,7 +463,7 @@ def test_a_wait_that_takes_too_long_says_who_has_the_memory_and_when_to_come_aga
         assert request.error.retry_after_s == 2.0
         assert instance.scheduler.view("a").waiting == 0
         await finished(*held)
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
 
@@ -477,7 +477,7 @@ def test_a_wait_that_takes_too_long_during_a_load_says_how_far_it_is() -> None:
         assert isinstance(request.error, CapacityError)
         assert "its load began 1.5 s ago and may take 2.0 s" in str(request.error)
         assert request.error.retry_after_s == 1.0
-        await instance.scheduler.close()
+        await instance.close()
         assert instance.tiers() == {"a": DISK}
 
     run(main)
@@ -496,7 +496,7 @@ def test_an_idle_model_is_put_aside_and_comes_back() -> None:
         await finished(instance.ask("a", 1.0))
         await asyncio.sleep(62.5)
         assert a.begun == [CPU, GPU, CPU]
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
 
@@ -518,7 +518,7 @@ def test_footprints_and_capacity_that_change_are_taken_into_account() -> None:
         assert served.error is None
         instance.scheduler.set_capacity({"gpu0": 5, "host": 100})
         await instance.until(lambda: instance.scheduler.view("a").tier is CPU)
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
 
@@ -542,7 +542,7 @@ def test_moves_are_said_and_told_with_their_reasons_and_seconds() -> None:
         assert names == [("b", GPU, CPU, 1.0), ("a", DISK, GPU, 2.0)]
         assert instance.moved[0][4].startswith('for "a"')
         assert instance.changes >= 4
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
 
@@ -560,7 +560,7 @@ def test_listeners_that_fail_break_nothing(caplog: pytest.LogCaptureFixture) -> 
         request = instance.ask("a")
         await finished(request)
         assert request.error is None
-        await instance.scheduler.close()
+        await instance.close()
 
     run(main)
     assert len(caplog.records) >= 4
