@@ -88,7 +88,8 @@ class OpenTask:
             )
 
     def flush(self, timeout_s: float) -> None:
-        """Send what the SDK has queued: console lines and the machine's points.
+        """Send what the SDK has queued, console lines and the machine's points: the last thing that is
+        done with it, as it takes no line afterwards.
 
         Its flush blocks for as long as the server is away, and up to two minutes longer: it is left
         behind after `timeout_s`.
@@ -98,8 +99,15 @@ class OpenTask:
         flushing.join(timeout_s)
 
     def _flush(self) -> None:
+        from clearml.backend_interface.task.log import TaskHandler
+        from clearml.debugging.log import LoggerRoot
+
         with contextlib.suppress(Exception):  # the SDK raises bare exceptions
             self.sdk.flush(wait_for_uploads=True)
+            # That asks the thread which sends the console's lines, but does not wait for it.
+            for handler in list(LoggerRoot.get_base_logger().handlers):
+                if isinstance(handler, TaskHandler):
+                    handler.close(wait=True)
 
     def close_offline(self) -> None:
         """Write the offline session's zip."""

@@ -79,6 +79,8 @@ class RunEnd:
         """Send what is left to the server, for as long as there is time."""
         self.begin()
         forget_key(self._report.id)
+        # A thread of its own writes it, and the SDK sends what was written.
+        self._console.flush(CONSOLE_FLUSH_S)
         # With "worker" in the task's message the SDK leaves this process alone.
         message = f"{ending} on worker {socket.gethostname()}"
         if not self._report.finish(ending, reason, message, _REPORT_TIMEOUT_S):

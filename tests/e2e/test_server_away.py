@@ -60,7 +60,9 @@ def test_a_run_with_a_server_records_itself_and_its_end(server: RunningServer) -
     assert ("Latency (ms)", "m") in metrics
     with server.client() as client:
         log = client.call("events.get_task_log", task=task["id"], batch_size=1000)["events"]
-    assert any("Serving on" in str(line.get("msg")) for line in log)
+    said = "\n".join(str(line.get("msg")) for line in log)
+    assert "Serving on" in said
+    assert "Stopped: " in said
 
 
 def test_requests_and_shutdown_do_not_wait_for_a_dead_server(server: RunningServer) -> None:
