@@ -22,6 +22,7 @@ from apps.vllm.translation import write_fields, write_variables
 from apps.vllm.translation.logs import quiet_access_log
 from apps.vllm.translation.machine import (
     bind_threads,
+    fit_into_memory,
     share_gpu_memory,
     spans_machines,
     spread_over_gpus,
@@ -172,6 +173,7 @@ def _write(plan: ModelPlan, settings: AnySettings, facts: EngineFacts) -> Comman
     quiet_access_log(writer)
     share_gpu_memory(writer)
     spread_over_gpus(writer, by_default=not request.cli)
+    fit_into_memory(writer)
     bind_threads(writer)
     allow_sleep(writer)
     return writer

@@ -7,28 +7,25 @@ given are judged, whichever field says them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packaging.version import Version
-
 from apps.vllm.command import write_vllm_command
 from apps.vllm.facts import EngineFacts
-from apps.vllm.machine import CPU_CACHE
+from apps.vllm.memory_fit import Fitted, InspectedModel, fit_into_gpus, need_of_host
 from apps.vllm.model_config import (
     check_model_config,
     context_limit,
-    parallel_problem,
     text_config,
 )
-from apps.vllm.model_memory import kv_bytes_per_token, loaded_bytes
+from apps.vllm.model_memory import loaded_bytes
 from apps.vllm.passed_flags import PassedFlags
-from common.errors import CapacityError, ConfigurationError, ModelFormatError, Problem
+from apps.vllm.request import EngineRequest
+from apps.vllm.translation.machine import said_share
+from common.errors import ConfigurationError, ModelFormatError, Problem
 from common.models.fetch import ModelFiles
-from common.models.memory import AvailableMemory, GpuMemory, MemoryNeed
+from common.models.memory import AvailableMemory, MemoryNeed
 from common.models.progress import render_gib
 from common.models.repository import (
     ADAPTER_CONFIG,
@@ -42,32 +39,8 @@ from common.runtime.app import AnySettings, Inspection, ModelPlan
 
 __all__ = ["check_adapters", "check_model_config", "inspect_model"]
 
-_GIB = 2**30
-# What the processes of a tiny model hold beside its KV cache (1.34 GiB measured), and a little.
-_HOST_OVERHEAD = 3 * _GIB // 2
 _DEFAULT_RANK = 16
-# vLLM's share of a GPU when nothing is said, and since when it is the second.
-_SHARES = (0.9, 0.92)
-_SECOND_SHARE_SINCE = Version("0.20")
 _FROM_FILES = {None, "auto", "safetensors", "pt", "npcache", "mistral", "bitsandbytes"}
-
-
-@dataclass(frozen=True)
-class _Model:
-    """One model: what its engine is given, what the form calls that, what its files say."""
-
-    name: str
-    flags: PassedFlags
-    titles: Mapping[str, str]
-    config: Mapping[str, Any]
-    weights_bytes: int
-    tokens: int | None
-
-    @property
-    def request_bytes(self) -> int | None:
-        """KV cache of one request that uses the whole context; None where it cannot be told."""
-        each = kv_bytes_per_token(self.config, self.flags)
-        return None if each is None or self.tokens is None else each * self.tokens
 
 
 def inspect_model(
@@ -108,13 +81,15 @@ def inspect_model(
     tensors = {} if is_dummy else read_tensors(folder)
     loaded = loaded_bytes(tensors, flags, config, facts.build) if tensors else stored
     titles = {option.flag: option.title for option in settings.options() if option.flag}
-    model = _Model(plan.name, flags, titles, config, loaded, _tokens(flags, config))
+    model = InspectedModel(plan.name, flags, titles, config, loaded, _tokens(flags, config))
     if facts.build == "cpu":
-        need = _need_of_host(model, memory, facts)
+        fitted = Fitted(need_of_host(model, memory, facts))
     else:
-        need = _need_of_gpus(model, memory, facts)
-    lines = (_describe(model, tensors, stored), _describe_need(model, need))
-    return Inspection(lines, need)
+        is_said = said_share(EngineRequest(plan.options, settings)) is not None
+        budget = None if is_said else settings.memory.max_cuda_gib
+        fitted = fit_into_gpus(model, memory, facts, budget)
+    lines = (_describe(model, tensors, stored), _describe_need(model, fitted.need), *fitted.lines)
+    return Inspection(lines, fitted.need, fitted.flags, weights_bytes=loaded)
 
 
 def _read_config(folder: Path, name: str) -> Mapping[str, Any]:
@@ -192,109 +167,10 @@ def _rank(folder: Path, key: str) -> int:
     return max(int(rank) for rank in ranks if isinstance(rank, int))
 
 
-# -- memory ---------------------------------------------------------------------------------------
-
-
-def _need_of_host(model: _Model, memory: AvailableMemory, facts: EngineFacts) -> MemoryNeed:
-    # Where the worker's environment says it, the facts do not.
-    said = os.environ.get(CPU_CACHE, "")
-    cache = int((facts.kv_cache_gib or (int(said) if said.isdigit() else 0)) * _GIB)
-    request = model.request_bytes
-    if cache and request and request > cache:
-        fitting = (model.tokens or 0) * cache // request
-        raise CapacityError(
-            f"{model.name}: one request with the whole context of {model.tokens:,} tokens needs "
-            f"{render_gib(request)} of KV cache, and {render_gib(cache)} of host memory are set "
-            f'aside for it ({CPU_CACHE}). Set "{_title(model, "--max-model-len")}" to '
-            f"{fitting // 16 * 16:,} or less, or give the cache more."
-        )
-    # Every worker has its part of the weights, and a cache of its own.
-    workers = model.flags.whole("--tensor-parallel-size", 1)
-    need = model.weights_bytes + cache * workers + _HOST_OVERHEAD
-    if need > memory.host_bytes:
-        raise CapacityError(
-            f"{model.name} does not fit into this machine's memory: weights "
-            f"{render_gib(model.weights_bytes)}, KV cache {render_gib(cache * workers)} and "
-            f"{render_gib(_HOST_OVERHEAD)} for vLLM itself are {render_gib(need)}, and "
-            f"{render_gib(memory.host_bytes)} can be had. Use a smaller model, a smaller KV cache "
-            f"({CPU_CACHE}, in GiB), or a machine with more memory."
-        )
-    return MemoryNeed(need, 0)
-
-
-def _need_of_gpus(model: _Model, memory: AvailableMemory, facts: EngineFacts) -> MemoryNeed:
-    flags = model.flags
-    offload = int(flags.number("--cpu-offload-gb", 0) * _GIB)
-    if flags.text("--distributed-executor-backend") == "ray" or not memory.gpus:
-        # Which GPUs, and how much of each, is not known here.
-        return MemoryNeed(_HOST_OVERHEAD + offload, 0)
-    stages = flags.whole("--pipeline-parallel-size", 1)
-    split = flags.whole("--tensor-parallel-size", 1)
-    _check_split(model, split)
-    gpus = memory.gpus[: split * stages]
-    default = _SHARES[facts.catalogue.release >= _SECOND_SHARE_SINCE]
-    share = flags.number("--gpu-memory-utilization", default)
-    taken = tuple(int(share * gpu.total_bytes) for gpu in gpus)
-    _check_shares(model, gpus, share)
-    room = sum(taken) + offload * len(gpus)
-    if model.weights_bytes > room:
-        raise CapacityError(
-            f"{model.name} does not fit: its weights are {render_gib(model.weights_bytes)}, and "
-            f"{_of_gpus(len(gpus))} with {render_gib(sum(gpu.total_bytes for gpu in gpus))} give "
-            f'{render_gib(room)} ("{_title(model, "--gpu-memory-utilization")}" {share:g}'
-            f"{', CPU offload included' if offload else ''}). Use more GPUs, a quantized model, or "
-            f'"{_title(model, "--cpu-offload-gb")}".'
-        )
-    request = model.request_bytes
-    left = room - model.weights_bytes
-    if request and request > left:
-        fitting = (model.tokens or 0) * left // request // 16 * 16
-        advice = (
-            f'Set "{_title(model, "--max-model-len")}" to {fitting:,} or less, or use'
-            if fitting
-            else "Use"
-        )
-        raise CapacityError(
-            f"{model.name} with a context of {model.tokens:,} tokens does not fit: weights "
-            f"{render_gib(model.weights_bytes)} and {render_gib(request)} of KV cache for one request "
-            f"are more than the {render_gib(room)} of {_of_gpus(len(gpus))}. {advice} more GPUs."
-        )
-    return MemoryNeed(_HOST_OVERHEAD + offload * len(gpus), sum(taken), taken)
-
-
-def _check_split(model: _Model, split: int) -> None:
-    if not model.flags.changes_config and (message := parallel_problem(model.config, split)):
-        title = _title(model, "--tensor-parallel-size")
-        raise ConfigurationError([Problem(f'the number of GPUs ("{title}"), {split}, {message}')])
-
-
-def _check_shares(model: _Model, gpus: tuple[GpuMemory, ...], share: float) -> None:
-    """Refuse what vLLM refuses: each GPU must have the share free when it starts."""
-    for number, gpu in enumerate(gpus):
-        if gpu.free_bytes < share * gpu.total_bytes:
-            fitting = int(100 * gpu.free_bytes / gpu.total_bytes) / 100
-            raise CapacityError(
-                f"{model.name} takes {share:g} of each GPU, which is "
-                f"{render_gib(int(share * gpu.total_bytes))} of {gpu.name} (GPU {number}), where "
-                f"{render_gib(gpu.free_bytes)} of {render_gib(gpu.total_bytes)} are free. Set "
-                f'"{_title(model, "--gpu-memory-utilization")}" to {fitting:g} or less (of all '
-                "models on a GPU together at most 0.95), or free the GPU."
-            )
-
-
-def _title(model: _Model, flag: str) -> str:
-    """What the form calls a flag's field."""
-    return model.titles.get(flag, flag)
-
-
-def _of_gpus(count: int) -> str:
-    return "1 GPU" if count == 1 else f"{count} GPUs"
-
-
 # -- words ----------------------------------------------------------------------------------------
 
 
-def _describe(model: _Model, tensors: Mapping[str, Any], stored: int) -> str:
+def _describe(model: InspectedModel, tensors: Mapping[str, Any], stored: int) -> str:
     names = model.config.get("architectures") or [model.config.get("model_type") or "a model"]
     parts = [f"{model.name}: {', '.join(map(str, names))}"]
     count, kind = count_parameters(tensors.values())
@@ -307,7 +183,7 @@ def _describe(model: _Model, tensors: Mapping[str, Any], stored: int) -> str:
     return ", ".join(parts)
 
 
-def _describe_need(model: _Model, need: MemoryNeed) -> str:
+def _describe_need(model: InspectedModel, need: MemoryNeed) -> str:
     context = f"context {model.tokens:,} tokens; " if model.tokens else ""
     gpu = f", {render_gib(need.gpu_bytes)} of GPU memory" if need.gpu_bytes else ""
     return f"{context}expected memory {render_gib(need.host_bytes)}{gpu}"

@@ -2,7 +2,7 @@
 
 From the need that its app's inspection found to the planner's `Footprint`. Which GPUs a model takes
 how much of is the engine's rule, which the inspections apply (`MemoryNeed.by_gpu`): for llama.cpp
-`apps.llamacpp.gpu_split`, for vLLM `apps.vllm.gpu_ranks`.
+`common.models.gpu_split`, for vLLM `apps.vllm.memory_fit`.
 """
 
 from __future__ import annotations

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from apps.vllm.catalogue import SHIPPED, load_catalogue
+from apps.vllm.command import write_vllm_command
 from apps.vllm.facts import EngineFacts
 from apps.vllm.inspection import check_adapters, check_model_config, inspect_model
+from apps.vllm.memory_fit import Fitted, InspectedModel, fit_into_gpus
 from apps.vllm.model_config import context_limit
 from apps.vllm.options import VllmSettings
+from apps.vllm.passed_flags import PassedFlags
 from common.engines.contract import EngineAddress
 from common.errors import CapacityError, ConfigurationError, ModelFormatError
 from common.models.fetch import fetch
@@ -286,6 +289,140 @@ def test_context_that_leaves_no_room_on_the_gpus(tmp_path: Path) -> None:
     model = make_model(tmp_path / "m", max_position_embeddings=10_000_000)
     with pytest.raises(CapacityError, match=r'Set "Max Context Length" to [\d,]+ or less'):
         inspect(model, gpus(1, total_gib=1), GPU)
+
+
+def with_surplus(memory: AvailableMemory, *gib: float) -> AvailableMemory:
+    return replace(
+        memory,
+        gpus=tuple(
+            replace(gpu, surplus_bytes=int(size * GIB))
+            for gpu, size in zip(memory.gpus, gib, strict=True)
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("parameters", "used"),
+    [
+        ({}, 4),  # all that are there
+        ({"gpus_tensor_parallel_size": "1"}, 1),
+        ({"gpus_tensor_parallel_size": "2"}, 2),
+        ({"pipeline_parallel_size": "2"}, 4),
+        ({"gpus_tensor_parallel_size": "1", "pipeline_parallel_size": "2"}, 2),
+        ({"cli": "--data-parallel-size 3"}, 3),
+        ({"cli": "-tp 2"}, 2),
+    ],
+)
+def test_workers_take_the_gpus_in_their_order(
+    tmp_path: Path, parameters: dict[str, str], used: int
+) -> None:
+    model = make_model(tmp_path / "m", num_attention_heads=4, num_key_value_heads=4)
+    found = inspect(model, gpus(79, 79, 79, 79), GPU, **parameters)
+    each = int(0.92 * 80 * GIB)
+    assert found.need.by_gpu == (*[each] * used, *[0] * (4 - used))
+    assert found.need.gpu_bytes == used * each
+
+
+def test_a_budget_bounds_the_share_that_nobody_said(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "m")
+    budget = {"General/max_cuda_memory_gib": "40", "gpus_tensor_parallel_size": "1"}
+    memory = gpus(20, 79)  # of each card the budget leaves a quarter
+    found = inspect(model, memory, GPU, **budget)
+    assert found.fitted == {"--gpu-memory-utilization": "0.23"}
+    assert found.need.by_gpu == (int(0.23 * 80 * GIB), 0)
+    with pytest.raises(CapacityError, match=r"takes 0\.5 of each GPU"):
+        inspect(model, memory, GPU, **budget, gpu_memory_utilization="0.5")
+    beyond = {**budget, "General/max_cuda_memory_gib": "400"}
+    assert inspect(model, gpus(79, 79), GPU, **beyond).fitted == {}
+
+
+# One request with the whole context takes 2 * 32 layers * 8 heads * 128 * 2 bytes * 8192 = 1 GiB.
+EIGHT_B = {
+    **LLAMA,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "hidden_size": 4096,
+}
+
+
+def fit(
+    memory: AvailableMemory, weights_gib: float = 14.95, *argv: str, facts: Any = GPU
+) -> Fitted:
+    flags = PassedFlags(argv, facts.catalogue)
+    model = InspectedModel("large", flags, {}, EIGHT_B, int(weights_gib * GIB), 8192)
+    return fit_into_gpus(model, memory, facts, None)
+
+
+def test_a_model_larger_than_the_card_is_partly_in_host_memory() -> None:
+    card = gpus(10, total_gib=10)
+    with pytest.raises(CapacityError, match="does not fit"):
+        fit(card)
+    # The share is 9.2 GiB: 6.75 are lacking, and 1 for activations.
+    fitted = fit(with_surplus(card, 8))
+    assert fitted.flags == {"--cpu-offload-gb": "7.8"}
+    assert fitted.need.by_gpu == (int(9.2 * GIB),)
+    assert fitted.need.host_bytes == 3 * GIB // 2 + 78 * GIB // 10
+    (line,) = fitted.lines
+    assert "7.80 GiB of its weights are in host memory" in line
+    assert "Max CUDA Memory" in line
+    with pytest.raises(CapacityError, match=r'"Max CUDA Memory \(GiB\)" allows 7\.70 GiB'):
+        fit(with_surplus(card, 7.7))
+    short = replace(with_surplus(card, 8), host_bytes=9 * GIB)
+    with pytest.raises(CapacityError, match=r"7\.80 GiB of it would be in host memory"):
+        fit(short)
+    assert fit(with_surplus(card, 8), 8).flags == {}
+
+
+def test_what_stays_in_host_memory_is_on_top_of_the_forms() -> None:
+    card = with_surplus(gpus(10, total_gib=10), 8)
+    fitted = fit(card, 14.95, "--cpu-offload-gb", "2.5")
+    assert fitted.flags == {"--cpu-offload-gb": "7.8"}
+    assert "5.30 GiB of its weights" in fitted.lines[0]
+    assert "--cpu-offload-gb 7.8 with what the form says" in fitted.lines[0]
+    assert fit(card, 14.95, "--cpu-offload-gb", "9").flags == {}
+
+
+def test_each_of_several_gpus_keeps_its_part_in_host_memory() -> None:
+    two = gpus(10, 10, total_gib=10)
+    fitted = fit(with_surplus(two, 4, 4), 21.9, "--tensor-parallel-size", "2")
+    assert fitted.flags == {"--cpu-offload-gb": "3.3"}
+    assert "3.30 GiB of its weights on each GPU" in fitted.lines[0]
+    assert fitted.need.host_bytes == 3 * GIB // 2 + 2 * (33 * GIB // 10)
+    with pytest.raises(CapacityError, match="does not fit"):
+        fit(with_surplus(two, 4, 3), 21.9, "--tensor-parallel-size", "2")
+
+
+def test_host_memory_stands_for_weights_and_not_for_the_cache() -> None:
+    # The cache of one request alone is larger than the share.
+    card = with_surplus(gpus(1, total_gib=1), 100)
+    with pytest.raises(CapacityError, match="of KV cache for one request"):
+        fit(card, 0.5)
+
+
+def test_a_vllm_that_cannot_keep_weights_in_host_memory_says_so() -> None:
+    flags = {f.name: f for f in GPU.catalogue if f.name != "--cpu-offload-gb"}
+    without_flag = replace(GPU, catalogue=replace(GPU.catalogue, flags=flags))
+    with pytest.raises(CapacityError, match="it has no --cpu-offload-gb"):
+        fit(with_surplus(gpus(10, total_gib=10), 8), facts=without_flag)
+
+
+def test_what_makes_a_model_fit_wins_in_the_command(tmp_path: Path) -> None:
+    fitted = {"--cpu-offload-gb": "2.5", "--gpu-memory-utilization": "0.23"}
+    for parameters in (
+        {"cpu_offload_gib": "1", "gpu_memory_utilization": "0.8"},
+        {"cli": "--cpu-offload-gb=1 --gpu_memory_utilization 0.8 --seed 7"},
+        {"model_overrides": '{"cpu_offload_gb": 1, "gpu_memory_utilization": 0.8}'},
+    ):
+        settings = load(**parameters)
+        address = EngineAddress(socket_path=tmp_path / "s")
+        plan = ModelPlan("tiny", settings.models[0], tmp_path, (), address, 2, fitted=fitted)
+        argv = write_vllm_command(plan, settings, GPU).argv
+        assert argv.count("--cpu-offload-gb") == argv.count("--gpu-memory-utilization") == 1
+        assert argv[argv.index("--cpu-offload-gb") + 1] == "2.5"
+        assert argv[argv.index("--gpu-memory-utilization") + 1] == "0.23"
+        assert not {"1", "0.8", "--cpu-offload-gb=1", "--gpu_memory_utilization"} & set(argv)
+        assert ("--seed" in argv) is ("cli" in parameters)
 
 
 def test_visible_gpus_must_divide_the_heads(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def share_gpu_memory(writer: CommandWriter) -> None:
     is_alone = len(settings.models) < 2 or moves or writer.facts.build == "cpu"
     if is_alone or writer.is_said(MEMORY) or MEMORY not in writer.catalogue:
         return
-    shares = [_said_share(EngineRequest(model, settings)) for model in settings.models]
+    shares = [said_share(EngineRequest(model, settings)) for model in settings.models]
     count = shares.count(None)
     share = round((_SHARED - sum(share or 0 for share in shares)) / max(count, 1), 3)
     if share <= 0:
@@ -102,7 +102,25 @@ def share_gpu_memory(writer: CommandWriter) -> None:
     writer.translated.append(Translated(option.title, option.path, to))
 
 
-def _said_share(request: EngineRequest) -> float | None:
+def fit_into_memory(writer: CommandWriter) -> None:
+    """Pass what makes the model fit (`ModelPlan.fitted`) in place of what was said of it."""
+    for flag, value in writer.plan.fitted.items():
+        if flag not in writer.catalogue:
+            continue
+        kept: list[str] = []
+        words = iter(writer.arguments)
+        for word in words:
+            name, equals, _ = word.partition("=")
+            found = writer.catalogue.find(name) if name.startswith("-") else None
+            if found is None or found is not writer.catalogue.find(flag):
+                kept.append(word)
+            elif not equals:
+                next(words, None)  # its value
+        writer.arguments[:] = kept
+        writer.add((flag, value))
+
+
+def said_share(request: EngineRequest) -> float | None:
     """The share of the GPU memory that a model was given, wherever that is said."""
     name = MEMORY.lstrip("-")
     if request.cli:
