@@ -6,6 +6,10 @@ from collections.abc import Iterable, Mapping
 
 from common.memory.contract import HOST, RESIDENT, Bytes, Footprint, ModelState, Tier
 
+HELD = "held"
+"""The pool of host RAM that models hold while they are put aside, where that is bounded; all of it counts
+in the pool of host RAM as well."""
+
 Amounts = dict[str, int]
 """Bytes by pool, to be counted with; a pool that is missing counts 0."""
 
@@ -25,6 +29,8 @@ def pool_label(pool: str) -> str:
         return "host RAM"
     if pool == RESIDENT:
         return "memory for loaded models"
+    if pool == HELD:
+        return "host RAM for models put aside"
     return f"GPU {pool[3:]}" if pool.startswith("gpu") else pool
 
 

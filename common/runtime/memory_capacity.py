@@ -1,7 +1,7 @@
 """How much memory the models of an instance may take, from its settings and what the machine has. Pure.
 
-The pools are those of `common.memory.contract`, and one more: `HELD`, host RAM that models hold while
-they are put aside. It is bounded by "Max Host Memory (GiB)"; what sleeps counts in `host` as well.
+The pools are those of `common.memory.contract`, and with "Max Host Memory (GiB)" one more: `HELD`, host
+RAM that models hold while they are put aside, which counts in `host` as well.
 
 A budget ("Max CUDA Memory (GiB)") is divided over the GPUs in proportion to their memory. A pool is never
 more than its card has beside other processes. What a share exceeds its card by is `Capacity.surplus`:
@@ -16,11 +16,9 @@ from dataclasses import dataclass, field, replace
 
 from common.errors import Problem
 from common.memory.contract import HOST, RESIDENT, Bytes, Tier
+from common.memory.pools import HELD
 from common.models.memory import AvailableMemory
 from common.options.memory import MemorySettings, cuda_budget_problem
-
-HELD = "held"
-"""The pool of host RAM that models hold while they are put aside."""
 
 _GIB = 2**30
 _RESERVE_SHARE = 20
@@ -44,6 +42,11 @@ class Capacity:
     away: tuple[Tier, ...] = ()
     surplus: Bytes = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def counts_held(self) -> bool:
+        """Whether what models hold while they are put aside is bounded by itself, for `footprint`."""
+        return HELD in self.pools
 
 
 def gpu_pool(index: int) -> str:
@@ -73,19 +76,20 @@ def capacity(
         The capacity; with problems also where the settings cannot be followed.
     """
     host = _host(memory, held)
-    most = None if settings.max_host_gib is None else int(settings.max_host_gib * _GIB)
-    aside = host if most is None else min(host, most)
+    of_host = {HOST: host}
+    if settings.max_host_gib is not None:
+        of_host[HELD] = min(host, int(settings.max_host_gib * _GIB))
     budget = None if settings.max_cuda_gib is None else int(settings.max_cuda_gib * _GIB)
     if not memory.gpus:
         resident = host if budget is None else min(host, budget)
-        return Capacity({RESIDENT: resident, HOST: host, HELD: aside}, away(settings))
+        return Capacity({RESIDENT: resident, **of_host}, away(settings))
     left = {
-        gpu_pool(i): _left(gpu.free_bytes, gpu.total_bytes, held.get(gpu_pool(i), 0))
-        for i, gpu in enumerate(memory.gpus)
+        gpu_pool(index): min(gpu.total_bytes, gpu.free_bytes + held.get(gpu_pool(index), 0))
+        for index, gpu in enumerate(memory.gpus)
     }
     total = sum(gpu.total_bytes for gpu in memory.gpus)
     if budget is None:
-        return Capacity({**left, HOST: host, HELD: aside}, away(settings))
+        return Capacity({**left, **of_host}, away(settings))
     problem = cuda_budget_problem(budget / _GIB, machine, total / _GIB)
     pools: dict[str, int] = {}
     surplus: dict[str, int] = {}
@@ -96,7 +100,7 @@ def capacity(
         if share > gpu.total_bytes and problem is None:
             surplus[pool] = share - pools[pool]
     return Capacity(
-        {**pools, HOST: host, HELD: aside},
+        {**pools, **of_host},
         away(settings),
         surplus,
         (problem,) if problem else (),
@@ -184,7 +188,3 @@ def host_reserve(host_bytes: int) -> int:
 def _host(memory: AvailableMemory, held: Bytes) -> int:
     there = memory.host_bytes + held.get(HOST, 0)
     return max(0, there - host_reserve(there))
-
-
-def _left(free: int, total: int, held: int) -> int:
-    return min(total, free + held)

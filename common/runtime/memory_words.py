@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from common.gateway.models import MemoryTier, MemoryView
 from common.memory.contract import HOST, RESIDENT
+from common.memory.pools import HELD
 
 _TIERS: Mapping[MemoryTier, str] = {"gpu": "loaded", "cpu": "asleep in RAM", "disk": "on disk"}
 _STATUSES: Mapping[str, str] = {
@@ -54,4 +55,6 @@ def pool_words(pool: str) -> str:
         return "RAM"
     if pool == RESIDENT:
         return "engines"
+    if pool == HELD:
+        return "RAM put aside"
     return f"GPU {pool.removeprefix('gpu')}"

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from common.memory.contract import HOST, RESIDENT, Bytes, Footprint
+from common.memory.pools import HELD
 from common.models.learned_footprints import best_estimate
 from common.models.memory import MemoryNeed
-from common.runtime.memory_capacity import HELD, gpu_pool
+from common.runtime.memory_capacity import gpu_pool
 
 
 class Aside(enum.Enum):
@@ -36,6 +37,7 @@ def footprint(
     aside: Aside = Aside.FILES,
     weights_bytes: int | None = None,
     maps_files: bool = False,
+    counts_held: bool = False,
 ) -> Footprint:
     """Work out what a model takes.
 
@@ -47,11 +49,15 @@ def footprint(
         weights_bytes: Its weights once loaded, all GPUs together; None: as large as the files.
         maps_files: Its engine maps the files, so that in host RAM they are there once, whether
             the engine has them or they are held.
+        counts_held: What is put aside is bounded by itself (`Capacity.counts_held`).
     """
+
+    def asleep(size: int) -> Bytes:
+        return {HOST: size, HELD: size} if counts_held else {HOST: size}
+
     if not gpus:
-        held = {HOST: file_bytes, HELD: file_bytes}
         size = need.host_bytes + need.gpu_bytes
-        return Footprint({RESIDENT: size, HOST: size}, held, is_shared=maps_files)
+        return Footprint({RESIDENT: size, HOST: size}, asleep(file_bytes), is_shared=maps_files)
     running: Bytes = {**_gpu_bytes(need, gpus), HOST: need.host_bytes}
     if aside is Aside.FILES:
         copied = file_bytes
@@ -59,7 +65,7 @@ def footprint(
         copied = need.host_bytes + (file_bytes if weights_bytes is None else weights_bytes)
     else:
         copied = need.host_bytes + need.gpu_bytes
-    return Footprint(running, {HOST: copied, HELD: copied})
+    return Footprint(running, asleep(copied))
 
 
 def with_learned(estimated: Footprint, learned: Bytes | None) -> Footprint:

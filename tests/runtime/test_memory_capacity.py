@@ -34,7 +34,6 @@ def test_without_a_budget_each_gpu_is_what_is_free_and_what_is_ours() -> None:
         "gpu0": 70 * GIB,
         "gpu1": 80 * GIB,
         "host": 64 * GIB - RESERVE,
-        "held": 64 * GIB - RESERVE,
     }
     assert (found.away, found.surplus, found.problems) == ((), {}, ())
 
@@ -94,7 +93,6 @@ def test_without_gpus_the_budget_is_what_may_be_resident() -> None:
     assert found.pools == {
         "resident": 4 * GIB,
         "host": 64 * GIB - RESERVE,
-        "held": 64 * GIB - RESERVE,
     }
     assert found.problems == ()
     assert as_whole(HOST, found) == AvailableMemory(4 * GIB)
@@ -111,8 +109,10 @@ def test_host_ram_counts_what_the_models_hold_of_it() -> None:
 
 def test_models_put_aside_hold_no_more_than_allowed() -> None:
     settings = MemorySettings(cpu_offloading=True, max_host_gib=10)
-    pools = capacity(settings, HOST, {}, X86).pools
-    assert (pools["held"], pools["host"]) == (10 * GIB, 64 * GIB - RESERVE)
+    found = capacity(settings, HOST, {}, X86)
+    assert (found.pools["held"], found.pools["host"]) == (10 * GIB, 64 * GIB - RESERVE)
+    assert found.counts_held
+    assert not capacity(MemorySettings(), HOST, {}, X86).counts_held
     more = capacity(MemorySettings(max_host_gib=1000), HOST, {}, X86).pools
     assert more["held"] == more["host"]
 

@@ -10,7 +10,7 @@ NEED = MemoryNeed(host_bytes=10, gpu_bytes=100, by_gpu=(60, 0, 40))
 
 
 def test_each_device_has_its_own_part() -> None:
-    found = footprint(NEED, file_bytes=80, gpus=3)
+    found = footprint(NEED, file_bytes=80, gpus=3, counts_held=True)
     assert found.gpu == {"gpu0": 60, "gpu2": 40, "host": 10}
     assert found.of(Tier.CPU) == {"host": 80, "held": 80}
     assert found.of(Tier.DISK) == {}
@@ -30,7 +30,7 @@ def test_what_is_held_depends_on_how_it_is_put_aside(
     aside: Aside, weights: int | None, held: int
 ) -> None:
     found = footprint(NEED, file_bytes=80, gpus=3, aside=aside, weights_bytes=weights)
-    assert found.cpu == {"host": held, "held": held}
+    assert found.cpu == {"host": held}
 
 
 def test_an_engine_that_does_not_say_takes_as_much_of_each_gpu() -> None:
@@ -42,10 +42,12 @@ def test_an_engine_that_does_not_say_takes_as_much_of_each_gpu() -> None:
 def test_without_gpus_the_engine_is_resident_in_host_ram() -> None:
     found = footprint(MemoryNeed(100, 0), file_bytes=80, gpus=0, maps_files=True)
     assert found.gpu == {"resident": 100, "host": 100}
-    assert found.cpu == {"host": 80, "held": 80}
+    assert found.cpu == {"host": 80}
     assert found.is_shared
+    bounded = footprint(MemoryNeed(100, 0), file_bytes=80, gpus=0, counts_held=True)
+    assert bounded.cpu == {"host": 80, "held": 80}
     copied = footprint(MemoryNeed(100, 0), file_bytes=80, gpus=0, aside=Aside.EVERYTHING)
-    assert (copied.cpu, copied.is_shared) == ({"host": 80, "held": 80}, False)
+    assert (copied.cpu, copied.is_shared) == ({"host": 80}, False)
 
 
 def test_on_gpus_what_was_learned_counts_and_in_host_ram_the_larger() -> None:
