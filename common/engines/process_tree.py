@@ -18,12 +18,14 @@ class TreeUsage:
         io_bytes: Read and written through system calls since the processes began (``rchar`` and
             ``wchar`` of ``/proc/PID/io``), page cache included.
         rss_bytes: Resident memory now: a memory-mapped model shows here and not in `io_bytes`.
+        own_bytes: Of `rss_bytes` what is no page of a file, so that the kernel cannot drop it.
         cpu_s: Processor time in seconds since the processes began.
         pids: The processes that were found.
     """
 
     io_bytes: int = 0
     rss_bytes: int = 0
+    own_bytes: int = 0
     cpu_s: float = 0.0
     pids: frozenset[int] = frozenset()
 
@@ -48,7 +50,7 @@ def read_tree(root: int, proc: Path = Path("/proc")) -> TreeUsage:
         if entry.isdigit() and (fields := _read_stat(proc / entry / "stat")):
             stats[int(entry)] = fields
             children.setdefault(int(fields[1]), []).append(int(entry))
-    io_bytes = rss_bytes = 0
+    io_bytes = rss_bytes = own_bytes = 0
     ticks = 0
     pids: set[int] = set()
     pending = [root]
@@ -62,8 +64,9 @@ def read_tree(root: int, proc: Path = Path("/proc")) -> TreeUsage:
         fields = stats[pid]
         ticks += int(fields[11]) + int(fields[12])
         rss_bytes += int(fields[21]) * _PAGE_BYTES
+        own_bytes += _read_own(proc / str(pid) / "statm")
         io_bytes += _read_io(proc / str(pid) / "io")
-    return TreeUsage(io_bytes, rss_bytes, ticks / _TICKS_PER_S, frozenset(pids))
+    return TreeUsage(io_bytes, rss_bytes, own_bytes, ticks / _TICKS_PER_S, frozenset(pids))
 
 
 def _read_stat(path: Path) -> list[bytes]:
@@ -74,6 +77,15 @@ def _read_stat(path: Path) -> list[bytes]:
         return []
     # The second field is the command in brackets and may hold anything.
     return text[text.rfind(b")") + 1 :].split()
+
+
+def _read_own(path: Path) -> int:
+    """Bytes of a process that are neither of files nor shared: `resident` less `shared` of proc_pid_statm(5)."""
+    try:
+        fields = path.read_bytes().split()
+        return (int(fields[1]) - int(fields[2])) * _PAGE_BYTES
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _read_io(path: Path) -> int:
