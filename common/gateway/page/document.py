@@ -21,6 +21,7 @@ SCRIPTS = (
     "dom.js",
     "theme.js",
     "models.js",
+    "memory.js",
     "example.js",
     "playground.js",
     "charts.js",

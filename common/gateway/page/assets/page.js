@@ -71,6 +71,7 @@ function show() {
   setHidden($("logout"), !access.can_log_out);
   showFacts();
   showModels(models, base(), access.can_operate);
+  showMemory(state.memory, models);
   showPicker(models);
   showExample(models, base(), access.credential);
   showKeyHint(access, instance);
