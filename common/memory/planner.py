@@ -63,7 +63,8 @@ class _Planning:
         if excess := self._ledger.excess():
             self._shrink(excess)
         for model in self._turns.served:
-            self._serve(model)
+            if model.name not in self._moved:  # one that sleeps may have to leave for those before
+                self._serve(model)
         if self._world.away:
             self._put_idle_aside()
         return Plan(
