@@ -555,7 +555,7 @@ def test_listeners_that_fail_break_nothing(caplog: pytest.LogCaptureFixture) -> 
         def fail(*_: object) -> None:
             raise ValueError("no")
 
-        announcer = instance.scheduler._announcer
+        announcer = instance.scheduler._loop._announcer
         announcer._say = announcer._on_move = announcer._on_change = fail
         request = instance.ask("a")
         await finished(request)
