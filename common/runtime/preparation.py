@@ -66,7 +66,7 @@ class Preparation:
         self._cancel = threading.Event()
         token = self._settings.general.hugging_face_token
         self._fetching = Fetching(token.get_secret_value() if token else None, self._cancel)
-        self._placement = Placement(app, self._settings, environ)
+        self.placement = Placement(app, self._settings, environ)
 
     async def install(self, models: Sequence[HostedModel]) -> InstalledEngine:
         """Make the engine that was found ready to run; all `models` wait for it.
@@ -104,6 +104,7 @@ class Preparation:
         """
         parameters = self._checked.parameters
         await in_background(check_engine, self._app, parameters, engine)
+        await self.placement.check()
         if self._app.wants == "repository":
             configs = [self._fetching.config(model.options) for model in models]
             check_configs(self._app, parameters, await asyncio.gather(*configs))
@@ -167,9 +168,10 @@ class Preparation:
         await in_background(self._app.check_companions, plan, self._settings)
         files = await self._fetching.model(model.options, self._app.wants, say)
         plan = replace(plan, path=files.first, files=files.all)
-        for line in await self._placement.place(plan, files):
+        placed = await self.placement.place(plan, files)
+        for line in placed.lines:
             self._console.line(f"{model.name}: {line}")
-        return plan
+        return placed.plan
 
     def _tell(self, plan: ModelPlan, command: EngineCommand) -> None:
         for item in command.unavailable:
