@@ -40,11 +40,14 @@ def status_words(status: str, memory: MemoryView | None) -> str:
 
 
 def memory_words(memory: MemoryView) -> str:
-    """What a model takes of each pool, such as ``GPU 0 5.20 GiB, RAM 1.00 GiB``."""
+    """What a model takes of each pool, such as ``GPU 0 5.20 GiB, RAM 1.00 GiB``.
+
+    The part of the RAM that has a bound of its own is left out: it is RAM already.
+    """
     parts = [
         f"{pool_words(pool)} {size / _GIB:.2f} GiB"
         for pool, size in sorted(memory.bytes_by_pool.items())
-        if size
+        if size and pool != HELD
     ]
     return ", ".join(parts)
 
@@ -55,6 +58,4 @@ def pool_words(pool: str) -> str:
         return "RAM"
     if pool == RESIDENT:
         return "engines"
-    if pool == HELD:
-        return "RAM put aside"
     return f"GPU {pool.removeprefix('gpu')}"

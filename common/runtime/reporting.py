@@ -252,8 +252,8 @@ class Reporting:
 
     def _kind(self, model: HostedModel) -> str:
         status = model.status
-        if status == "loading" and model.name in self._serving_since and _is_moving(model):
-            # Requests wait for it and are answered: nothing for whoever looks up its address.
+        if status == "loading" and model.name in self._serving_since and model.memory is not None:
+            # It takes turns with others: requests wait for it and are answered, so it keeps its row.
             return "serving"
         return status if status in ("loading", "failed") else "serving"
 
@@ -267,8 +267,3 @@ class Reporting:
             is_embedding=self._facts[model.name].is_embedding,
             memory=model.memory,
         )
-
-
-def _is_moving(model: HostedModel) -> bool:
-    memory = model.memory
-    return memory is not None and memory.moving_to is not None

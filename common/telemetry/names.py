@@ -197,8 +197,8 @@ POOL_MEMORY = _gauge(
     "model_pool_bytes",
     "bytes",
     ("model", "pool"),
-    "Memory that is counted for the model in a pool (gpu0 and further, resident, host) when models "
-    "are moved.",
+    "Memory that is counted for the model in a pool (gpu0 and further, resident, host, held) when "
+    "models are moved.",
 )
 POOL_CAPACITY = _gauge(
     "memory_pool_capacity_bytes",

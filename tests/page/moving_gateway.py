@@ -26,7 +26,7 @@ from tests.page.page_harness import KEY
 
 GIB = 2**30
 BIG, SMALL, RESTING = "org/repo/Big-8B.gguf", "small", "resting"
-CAPACITY = {"gpu0": 24 * GIB, "host": 64 * GIB}
+CAPACITY = {"gpu0": 24 * GIB, "host": 64 * GIB, "held": 32 * GIB}
 AT = 1_800_000_000.0
 
 _STATUSES: Mapping[MemoryTier, ModelStatus] = {
@@ -49,7 +49,11 @@ class MovedUpstream:
 
     def place(self, tier: MemoryTier, moving_to: MemoryTier | None = None, **more: Any) -> None:
         """Have the model be there."""
-        pools = {"gpu": {"gpu0": self.size}, "cpu": {"host": self.size}, "disk": {}}
+        pools = {
+            "gpu": {"gpu0": self.size},
+            "cpu": {"host": self.size, "held": self.size},
+            "disk": {},
+        }
         held = pools[tier] | (pools[moving_to] if moving_to else {})
         self.memory = MemoryView(tier, moving_to, bytes_by_pool=held, **more)
         self.status = "loading" if moving_to == "gpu" else _STATUSES[moving_to or tier]

@@ -96,7 +96,9 @@ async def test_pools_are_bars_of_what_is_held_against_capacity() -> None:
         ink = "node => getComputedStyle(node).color"
         legend = pool.locator(".legend li").first
         assert await bar.locator("rect").evaluate(ink) == await legend.evaluate(ink)
-        assert "RAM" in await page.locator(".pool").nth(1).inner_text()
+        ram, held = page.locator(".pool").nth(1), page.locator(".pool").nth(2)
+        assert "RAM\n6.00 GiB of 64.0 GiB" in await ram.inner_text()
+        assert "RAM for models put aside\n6.00 GiB of 32.0 GiB" in await held.inner_text()
 
         # Another process took memory: what is held is more than there is now.
         assert view.capacity is not None

@@ -117,7 +117,7 @@ def test_statuses_of_models_that_are_not_moved_are_in_words_as_well() -> None:
     assert status_words("ready", None) == "ready"
 
 
-AWAKE = MemoryView("gpu", None, 0, {"host": GIB, "gpu1": 5 * GIB // 2})
+AWAKE = MemoryView("gpu", None, 0, {"host": GIB, "held": GIB, "gpu1": 5 * GIB // 2})
 ASLEEP = MemoryView("cpu", "gpu", 2, {"host": 3 * GIB}, "for <it>")
 
 

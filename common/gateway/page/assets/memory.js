@@ -2,9 +2,10 @@
 
 const TIER_TEXT = { gpu: "loaded", cpu: "asleep in RAM", disk: "on disk" };
 
+const POOL_TEXT = { host: "RAM", resident: "Running engines", held: "RAM for models put aside" };
+
 function poolText(pool) {
-  if (pool === "host") return "RAM";
-  return pool === "resident" ? "Running engines" : `GPU ${pool.replace(/^gpu/, "")}`;
+  return POOL_TEXT[pool] || `GPU ${pool.replace(/^gpu/, "")}`;
 }
 
 function isMoving(model) {
@@ -23,9 +24,9 @@ function tierText(told) {
   return parts.join(" · ");
 }
 
-// What a model takes of each pool, a line each.
+// What a model takes of each pool, a line each. A part of the RAM that has a bound of its own is RAM already.
 function poolLines(told) {
-  const pools = Object.entries(told.pools).filter(([, bytes]) => bytes);
+  const pools = Object.entries(told.pools).filter(([pool, bytes]) => bytes && pool !== "held");
   pools.sort(([one], [other]) => (one < other ? -1 : 1));
   return pools.map(([pool, bytes]) => `${poolText(pool)} ${memory(bytes)}`).join("\n");
 }
