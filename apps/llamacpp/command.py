@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 
 from apps.llamacpp.flags import EngineFlags
 from apps.llamacpp.options import LlamaCppModel
+from apps.llamacpp.prompt_cache import folder_argument
 from common.engines.contract import EngineAddress, EngineCommand, Translated, Unavailable
 from common.options.cli_field import ParsedCli, parse_cli
 from common.options.declaration import Option, describe_options
@@ -34,6 +35,9 @@ DEFAULT_SLOTS = 4
 
 DEFAULT_BATCH = 2048
 """llama-server's logical batch, in tokens."""
+
+SAVE_PATH = "--slot-save-path"
+"""The folder where slots are saved."""
 
 OURS = frozenset(
     {
@@ -126,6 +130,11 @@ def write_server_command(
         _add_cli(arguments, plan, options, flags)
     else:
         _FormWriter(plan, options, flags, arguments, pooling).write()
+    if options.save_prompt_cache and plan.cache_folder is not None:
+        if obstacle := prompt_cache_obstacle(options, flags):
+            arguments.give_up("save_prompt_cache", obstacle)
+        else:
+            arguments.add(SAVE_PATH, folder_argument(plan.cache_folder))
     return EngineCommand(
         argv=(*program, *_with_fitted(arguments.arguments, plan.fitted, flags)),
         env=env,
@@ -137,6 +146,18 @@ def write_server_command(
 def read_cli(options: LlamaCppModel, flags: EngineFlags) -> ParsedCli:
     """Read the field CLI against the flags of the engine that will run."""
     return parse_cli(options.cli or "", flags.table, refuse=flags.refuse)
+
+
+def prompt_cache_obstacle(options: LlamaCppModel, flags: EngineFlags) -> str | None:
+    """Why an engine's processed prompts cannot be saved; None where they can."""
+    if SAVE_PATH not in flags:
+        return flags.why_not(SAVE_PATH)
+    if options.cli is None:
+        return "an embedding model keeps no prompts" if options.embedding else None
+    parsed = read_cli(options, flags)
+    if parsed.last(SAVE_PATH) is not None:
+        return f'"CLI" says {SAVE_PATH}, and that folder is yours'
+    return None
 
 
 def report_replaced(arguments: ArgumentList, options: LlamaCppModel) -> None:

@@ -153,7 +153,7 @@ class InstalledEngine(EngineProgram, Protocol):
         Args:
             plan: The model; its `cache_folder` is where the files go.
             settings: The instance's settings.
-            report: Told what was not saved or restored, a line for the console.
+            report: Told what was not saved or restored: a line for the console, without the model's name.
         """
 
 

@@ -93,6 +93,7 @@ async def running(
     model: Path | None = None,
     environ: dict[str, str] | None = None,
     address: EngineAddress | None = None,
+    cache_folder: Path | None = None,
     extra: tuple[str, ...] = (),
     **parameters: Any,
 ) -> AsyncIterator[RunningEngine]:
@@ -105,6 +106,7 @@ async def running(
         settings,
         files=(model or real_model(),),
         address=address or EngineAddress(socket_path=socket),
+        cache_folder=cache_folder,
     )
     command = engine.command(plan, settings)
     log = folder / "engine.log"

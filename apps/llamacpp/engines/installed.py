@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from apps.llamacpp.command import as_llamacpp, read_cli, write_server_command
+from apps.llamacpp.command import (
+    as_llamacpp,
+    prompt_cache_obstacle,
+    read_cli,
+    write_server_command,
+)
 from apps.llamacpp.engines.diagnose import diagnose
 from apps.llamacpp.engines.output import is_noise
 from apps.llamacpp.flags import EngineFlags
+from apps.llamacpp.inspection import read_request
+from apps.llamacpp.prompt_cache import PromptCache
 from common.engines.contract import Diagnosis, EngineCommand
 from common.errors import ModelError, Problem
+from common.memory.cuda_checkpoint import CudaCheckpoint, checkpoint_obstacle
 from common.memory.engine_ways import CacheHooks, EngineOffloads, MachineFacts
-from common.models.gguf import read_header
+from common.models.footprint import kv_bytes_by_layer, read_shape
+from common.models.gguf import read_header, read_model
 from common.options.settings import ModelOptions
 from common.runtime.app import AnySettings, ModelPlan
 
@@ -87,14 +96,37 @@ class LlamaCppEngine:
     def offloads(
         self, plan: ModelPlan, settings: AnySettings, machine: MachineFacts
     ) -> EngineOffloads:
-        """None yet."""
-        return EngineOffloads()
+        """The driver's checkpoint, where models take turns on NVIDIA GPUs."""
+        memory = settings.memory
+        if not machine.gpus or not (memory.cpu_offloading or memory.disk_swapping):
+            return EngineOffloads()
+        environ = {**machine.environ, **self.command(plan, settings).env}
+        obstacle = checkpoint_obstacle(machine, environ)
+        if obstacle is None:
+            return EngineOffloads(asleep=(CudaCheckpoint(),))
+        note = f"The driver cannot put the engine aside: {obstacle}; it is stopped instead."
+        return EngineOffloads(notes=(note,) if memory.cpu_offloading else ())
 
     def cache_hooks(
         self, plan: ModelPlan, settings: AnySettings, report: Callable[[str], None]
     ) -> CacheHooks | None:
-        """None yet."""
-        return None
+        """Saves and restores its slots, where "Save Prompt Cache" is on and the engine can."""
+        options = as_llamacpp(plan.options)
+        if (
+            not options.save_prompt_cache
+            or plan.cache_folder is None
+            or prompt_cache_obstacle(options, self.flags) is not None
+        ):
+            return None
+        return PromptCache(plan.cache_folder, plan.files, lambda: _bytes_per_token(plan), report)
+
+
+def _bytes_per_token(plan: ModelPlan) -> float:
+    """What a token takes of a model's KV cache; reads its files' headers."""
+    shape = read_shape(read_model(plan.files))
+    asked = read_request(as_llamacpp(plan.options), shape).request
+    sample = 4096
+    return sum(kv_bytes_by_layer(shape, replace(asked, context=sample, slots=1))) / sample
 
 
 def engine_environment(inherited: Mapping[str, str], **needed: str) -> dict[str, str]:
