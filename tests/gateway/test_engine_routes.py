@@ -11,6 +11,8 @@ import os
 import re
 
 import pytest
+from gateway_harness import StubProcess, running, served
+from yarl import URL
 
 from common.engines.places import engines_folder
 from common.errors import RequestError
@@ -75,6 +77,27 @@ def test_a_route_that_the_gateway_has_itself_never_gets_to_an_engine(route: str)
 def test_a_full_url_as_a_target_reaches_no_route_of_the_operator(method: str) -> None:
     for route in ("/slots", "/sleep", "http://m/slots"):
         assert reached(method, f"http://engine{route}") is None
+
+
+async def test_the_gateway_lets_none_of_them_through(stub: StubProcess) -> None:
+    """Over HTTP and with a valid key: also what puts vLLM to sleep, and what writes slots to files."""
+    targets = [
+        *(route for route, use in EVERY.items() if use is Use.OPERATOR),
+        *("/sleep?level=2", "/wake_up?tags=weights", "/%73leep", "/sleep/"),
+        *("/slots/0?action=save", "/slots/0?action=restore", "/slots/0?action=erase"),
+        *("/slots%2f0?action=save", "/v1/..%2fslots/0?action=save"),
+    ]
+    before = (await stub.stats())["requests"]
+    async with running([served(stub, "m"), served(stub, "org/repo")]) as run:
+        run.gateway.publish("https://gw.example.com/team/llm")
+        for prefix in ("", "/m", "/org/repo", "/service/1", "/service/1/m", "/team/llm"):
+            for target in targets:
+                url = URL(f"{run.base}{prefix}{target}", encoded=True)
+                async with run.session.post(url, json={"model": "m"}) as answer:
+                    assert answer.status in (400, 404, 405), (prefix, target)
+        assert (await stub.stats())["requests"] == before
+        async with run.session.post(f"{run.base}/team/llm/m/v1/echo", json={}) as answer:
+            assert answer.status == 200  # the engine is there
 
 
 @pytest.mark.engine
