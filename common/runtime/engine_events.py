@@ -20,15 +20,17 @@ class EngineEvents:
 
     Args:
         console: Gets the lines.
-        recorder: Gets how long models take to move.
+        recorder: Gets how long models take to load and to stop.
+        counts_moves: False where somebody else counts them, who moves the models.
 
     Attributes:
         progress: What is being done for each model, in words, by its name.
     """
 
-    def __init__(self, console: Console, recorder: Recorder) -> None:
+    def __init__(self, console: Console, recorder: Recorder, *, counts_moves: bool = True) -> None:
         self._console = console
         self._recorder = recorder
+        self._counts_moves = counts_moves
         self._is_ending: dict[str, bool] = {}
         self._stopping_since: dict[str, float] = {}
         self._parked: set[str] = set()
@@ -69,11 +71,15 @@ class EngineEvents:
         if state is EngineState.READY and was_parked:
             return  # it was woken: nothing was loaded
         if state is EngineState.READY and supervisor is not None and supervisor.load_s is not None:
-            self._recorder.observe_move(model.name, "load", supervisor.load_s)
+            self._observe(model, "load", supervisor.load_s)
         if state is EngineState.STOPPING:
             self._stopping_since[model.name] = time.monotonic()
         if state in (EngineState.STOPPED, EngineState.BACKOFF, EngineState.FATAL):
             self._recorder.engine_ended(model.name)
             since = self._stopping_since.pop(model.name, None)
             if since is not None:
-                self._recorder.observe_move(model.name, "stop", time.monotonic() - since)
+                self._observe(model, "stop", time.monotonic() - since)
+
+    def _observe(self, model: HostedModel, kind: str, seconds: float) -> None:
+        if self._counts_moves:
+            self._recorder.observe_move(model.name, kind, seconds)

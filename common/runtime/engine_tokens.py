@@ -45,7 +45,7 @@ class EngineTokenReader:
         recorder = self._instance.recorder
         gateway, engine = self._instance.gateway, self._instance.engine
         path = engine.metrics_path if engine else None
-        if gateway is None or path is None or model.status != "ready":
+        if gateway is None or path is None or not model.answers:
             return
         now = recorder.snapshot().models[model.name]
         if not now.in_flight and self._settled.get(model.name) == now.requests:

@@ -26,6 +26,7 @@ from common.runtime.model_operations import ModelOperations
 from common.runtime.naming import check_adapters, resolve_names
 from common.runtime.preparation import Preparation
 from common.runtime.stopping import StopRequest
+from common.runtime.universal_memory import UniversalMemory
 from common.telemetry.recorder import Recorder
 
 _CANCEL_GRACE_S = 2.0
@@ -60,8 +61,20 @@ class Instance:
         self.models: list[HostedModel] = []
         self.ready_at: float | None = None
         self.recorder = Recorder()
-        self._events = EngineEvents(console, self.recorder)
+        moves_models = checked.settings.memory.moves_models
+        self._events = EngineEvents(console, self.recorder, counts_moves=not moves_models)
         self.tokens = EngineTokenReader(self)
+        # Decides which models are loaded; None: all of them always are.
+        self.memory: UniversalMemory | None = None
+        if moves_models:
+            self.memory = UniversalMemory(
+                checked.settings,
+                environ,
+                console,
+                self.recorder,
+                before_stop=self.tokens.read_one,
+                on_change=lambda: self.on_progress(),
+            )
         self.operations = ModelOperations(self.models, self.tokens)
         self.gateway: Gateway | None = None
         self.view: RunningView | None = None
@@ -99,6 +112,8 @@ class Instance:
                 self._console.expect_detail(name)
         self.recorder.add_models(names)
         self.view = RunningView(self, self._settings, self._console)
+        if self.memory is not None:
+            self.view.shared_memory = self.memory.shared
         self.gateway = self._open_gateway()
         await self.gateway.start()
         self._preparing = asyncio.create_task(self._prepare())
@@ -159,7 +174,11 @@ class Instance:
             await asyncio.wait({self._preparing}, timeout=_CANCEL_GRACE_S)
             self._preparing.cancel()
             await asyncio.gather(self._preparing, return_exceptions=True)
+        if self.memory is not None:
+            await self.memory.close()
         await asyncio.gather(*(model.stop(ENGINE_GRACE_S) for model in self.models))
+        if self.memory is not None:
+            self.memory.release()
         if self.gateway is not None:
             await self.gateway.stop()
         await self._preparation.close()
@@ -194,6 +213,8 @@ class Instance:
             self.engine = engine
             self.recorder.has_engine_counters = engine.metrics_path is not None
             await self._preparation.check(engine, self.models)
+            if self.memory is not None:
+                await self.memory.open()
         except (asyncio.CancelledError, FetchCancelledError):
             return  # the instance ends
         except Exception as error:  # noqa: BLE001 - whatever it is, the user must see it
@@ -212,7 +233,13 @@ class Instance:
                 lambda state: self._changed(model, state),
                 prepared.restart_spec,
             )
-            await model.start()
+            if self.memory is None:
+                await model.start()
+            else:
+                assert self.gateway is not None
+                placed = self._preparation.placement.placed[model.name]
+                demand = self.gateway.demand(model.name)
+                await self.memory.take(model, placed, engine, demand)
         except (asyncio.CancelledError, FetchCancelledError):
             pass  # the instance ends
         except Exception as error:  # noqa: BLE001 - whatever it is, the user must see it on this model
@@ -228,6 +255,8 @@ class Instance:
 
     def _changed(self, model: HostedModel, state: EngineState) -> None:
         self._events.changed(model, state)
+        if self.memory is not None:
+            self.memory.changed(model)
         if state is EngineState.READY and self.ready_at is None:
             self.ready_at = time.monotonic()
         if state is EngineState.FATAL and model.supervisor is not None:
@@ -238,7 +267,11 @@ class Instance:
         """An engine is not restarted any more: the end, unless it once worked and others still do."""
         error = supervisor.failure or EngineCrashError(f'The engine of "{model.name}" failed.')
         others_serve = any(other.status != "failed" for other in self.models)
-        if supervisor.load_s is not None and others_serve:
+        # One that is loaded by a request, hours later, is no reason to stop serving the others.
+        has_served = supervisor.load_s is not None or (
+            self.memory is not None and self.ready_at is not None
+        )
+        if has_served and others_serve:
             self._console.line(f"{model.name}: given up. The other models are served on.")
             return
         self._fail(error, model, is_told=True)

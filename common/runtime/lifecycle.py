@@ -108,6 +108,8 @@ class Lifecycle:
                     instance.check_idle()
                     await reporting.tick()
                     await instance.view.tick()
+                    if instance.memory is not None:
+                        await instance.memory.tick()
         finally:
             if reaching is not None:
                 reaching.cancel()

@@ -34,24 +34,39 @@ class ModelOperations:
         Raises:
             RequestError: It has no engine yet.
         """
-        model = self._model(name)
-        if model.supervisor is None:
-            raise RequestError(
-                f'The model "{name}" cannot be unloaded: its files are still being fetched or checked.',
-                status=409,
-                code="not_loaded",
-            )
+        model = self._prepared(name, "unloaded")
+        if model.turns is not None:
+            await model.turns.unload()
+            return
         await self._tokens.read_one(model, _LAST_COUNT_S)
         await model.stop(ENGINE_GRACE_S)
 
     async def sleep(self, name: str) -> None:
-        """Refuse: moving a model to CPU memory is not done yet."""
-        raise RequestError(
-            f'The model "{name}" cannot be put to sleep: this version cannot move models to CPU memory. '
-            "Unload it instead.",
-            status=409,
-            code="not_supported",
-        )
+        """Put a model into CPU memory; the next request wakes it.
+
+        Raises:
+            RequestError: It has no engine yet, the models do not share the memory that way, or there is
+                no room for it.
+        """
+        model = self._prepared(name, "put to sleep")
+        if model.turns is None or not model.turns.view.can_sleep:
+            raise RequestError(
+                f'The model "{name}" cannot be put to sleep: "Enable Automatic CPU Offloading" is off. '
+                "Unload it instead.",
+                status=409,
+                code="not_supported",
+            )
+        await model.turns.sleep()
+
+    def _prepared(self, name: str, done: str) -> HostedModel:
+        model = self._model(name)
+        if model.supervisor is None:
+            raise RequestError(
+                f'The model "{name}" cannot be {done}: its files are still being fetched or checked.',
+                status=409,
+                code="not_loaded",
+            )
+        return model
 
     def _model(self, name: str) -> HostedModel:
         return next(model for model in self._models if model.name == name)

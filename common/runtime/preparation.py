@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -63,6 +65,7 @@ class Preparation:
         self._environ = environ
         self._on_progress = on_progress
         self._sockets = SocketDirectory()
+        self._cache_folders: list[str] = []
         self._cancel = threading.Event()
         token = self._settings.general.hugging_face_token
         self._fetching = Fetching(token.get_secret_value() if token else None, self._cancel)
@@ -143,6 +146,8 @@ class Preparation:
         self.cancel()
         await self._fetching.close()
         self._sockets.close()
+        for folder in self._cache_folders:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def _fetch(
         self, engine: InstalledEngine, model: HostedModel, extras: ModelExtras
@@ -164,6 +169,7 @@ class Preparation:
             address=self._new_address(engine),
             threads=default_threads(len(self._settings.models)),
             companions=companions,
+            cache_folder=self._cache_folder(model),
         )
         await in_background(self._app.check_companions, plan, self._settings)
         files = await self._fetching.model(model.options, self._app.wants, say)
@@ -172,6 +178,15 @@ class Preparation:
         for line in placed.lines:
             self._console.line(f"{model.name}: {line}")
         return placed.plan
+
+    def _cache_folder(self, model: HostedModel) -> Path | None:
+        """A folder for what a model's engine has computed, where that is to outlast its process."""
+        is_wanted = model.options.memory_policy.saves_prompt_cache
+        if not (is_wanted and self._settings.memory.moves_models):
+            return None
+        folder = tempfile.mkdtemp(prefix="clearml-deploy-prompts-")
+        self._cache_folders.append(folder)
+        return Path(folder)
 
     def _tell(self, plan: ModelPlan, command: EngineCommand) -> None:
         for item in command.unavailable:

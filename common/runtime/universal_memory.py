@@ -1,0 +1,430 @@
+"""Universal Memory of one instance: puts the scheduler, the movers and the numbers together.
+
+`common.memory` decides and moves; what it is told comes from here: what the machine has
+(`memory_capacity`), what each model takes (`model_footprint`), and how often both are measured again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+from common.errors import ConfigurationError, DeployError
+from common.gateway.models import MemoryView, ModelStatus
+from common.gateway.served_engine import ServedEngine
+from common.memory.contract import Bytes, Footprint, MemoryPolicy, Tier
+from common.memory.cuda_checkpoint import CudaCheckpoint
+from common.memory.engine_mover import EngineMover, MoverLimits
+from common.memory.engine_ways import CacheHooks, EngineOffloads, MachineFacts
+from common.memory.freed import FreedCheck
+from common.memory.held_files import HeldFiles
+from common.memory.machine_facts import read_machine_facts
+from common.memory.offload import RunningEngine
+from common.memory.pools import gib, pool_label
+from common.memory.scheduler import MemoryScheduler
+from common.models.learned_footprints import (
+    FootprintKey,
+    LearnedFootprints,
+    footprint_key,
+    options_digest,
+)
+from common.models.memory import AvailableMemory
+from common.runtime.app import AnySettings, InstalledEngine
+from common.runtime.background import in_background
+from common.runtime.console import Console
+from common.runtime.hosted_model import HostedModel
+from common.runtime.memory_capacity import Capacity, capacity, held_now, host_reserve, is_gpu
+from common.runtime.memory_readings import MemoryReadings
+from common.runtime.memory_view import FinishedMove, MoveLog, SharedMemory, model_memory, move_kind
+from common.runtime.model_footprint import Aside, footprint, with_learned
+from common.runtime.placement import Placed
+from common.telemetry.recorder import Recorder
+
+READ_EVERY_S = 5.0
+"""Between two measurements of what others leave of the memory."""
+_NOTICEABLE = 0.02
+"""A pool that changed by less is the same: readings are never twice the same."""
+
+
+@dataclasses.dataclass
+class _Moved:
+    """What belongs to one model.
+
+    Attributes:
+        model: The model.
+        mover: Moves it.
+        held: Its files in host RAM; None: they are never kept.
+        hooks: Keep what its engine has computed; None: nothing is kept.
+        key: What measurements of it are kept under.
+        learned: Keeps them; None: nothing is kept of files outside our caches.
+        estimated: Its footprint as its files tell it.
+        told: The last measurement that was kept.
+    """
+
+    model: HostedModel
+    mover: EngineMover
+    held: HeldFiles | None
+    hooks: CacheHooks | None
+    key: FootprintKey
+    learned: LearnedFootprints | None
+    estimated: Footprint
+    told: Bytes = dataclasses.field(default_factory=dict)
+
+
+class UniversalMemory:
+    """Has the models of an instance share its memory.
+
+    Args:
+        settings: The instance's.
+        environ: The worker's environment.
+        console: Gets what happens.
+        recorder: Counts the moves.
+        before_stop: Called before a ready engine is stopped: the last chance to ask it anything.
+        on_change: Called when a model is elsewhere or about to be.
+    """
+
+    def __init__(
+        self,
+        settings: AnySettings,
+        environ: Mapping[str, str],
+        console: Console,
+        recorder: Recorder,
+        before_stop: Callable[[HostedModel], Awaitable[None]],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._console = console
+        self._recorder = recorder
+        self._before_stop = before_stop
+        self._on_change = on_change
+        self._readings = MemoryReadings(environ)
+        self._moves = MoveLog()
+        self._moved: dict[str, _Moved] = {}
+        self._loads: set[asyncio.Task[None]] = set()
+        self._scheduler: MemoryScheduler | None = None
+        self._capacity = Capacity({})
+        self._machine = MachineFacts("")
+        self._next_reading = 0.0
+        # What was chosen for the start takes of the pools.
+        self._planned: list[Bytes] = []
+
+    async def open(self) -> Capacity:
+        """Measure the machine, before any model is loaded.
+
+        Raises:
+            ConfigurationError: The settings ask for what this machine cannot do.
+        """
+        memory = await self._readings.available()
+        self._machine = await read_machine_facts(self._environ, self._readings.gpus)
+        found = capacity(self._settings.memory, memory, {}, self._machine.architecture)
+        if found.problems:
+            raise ConfigurationError(list(found.problems))
+        self._capacity = found
+        self._scheduler = MemoryScheduler(
+            found.pools,
+            found.away,
+            say=self._console.line,
+            on_move=self._moved_on,
+            on_change=self._on_change,
+        )
+        self._console.line(f"memory: {capacity_text(found)}")
+        return found
+
+    async def take(
+        self, model: HostedModel, placed: Placed, engine: InstalledEngine, demand: ServedEngine
+    ) -> None:
+        """Let a model take its turns; its engine is started when it is its turn.
+
+        Args:
+            model: Its supervisor is there, and its engine was not started.
+            placed: What was found of it.
+            engine: The engine.
+            demand: Its requests.
+        """
+        assert self._scheduler is not None
+        assert model.supervisor is not None
+        name = model.name
+        can_sleep = Tier.CPU in self._capacity.away
+        ways = engine.offloads(placed.plan, self._settings, self._machine)
+        for note in ways.notes if can_sleep else ():
+            self._console.line(f"{name}: {note}")
+        estimated = self._footprint(placed, ways, can_sleep=can_sleep)
+        key, learned = await in_background(self._learned, model, placed, engine)
+        known = with_learned(estimated, await in_background(learned.find, key) if learned else None)
+        held = self._files(placed) if can_sleep else None
+        hooks = engine.cache_hooks(
+            placed.plan, self._settings, lambda line: self._console.line(f"{name}: {line}")
+        )
+
+        async def leaving(running: RunningEngine) -> None:
+            await self._before_stop(model)
+            if hooks is not None:
+                await hooks.save(running)
+
+        scheduler = self._scheduler
+        mover = EngineMover(
+            model.supervisor,
+            FreedCheck(
+                self._readings.use if self._readings.gpus else None,
+                lambda: {p: n for p, n in scheduler.view(name).footprint.gpu.items() if is_gpu(p)},
+            ),
+            offloads=ways.asleep if can_sleep else (),
+            files=held,
+            keep_held=estimated.is_shared,
+            before_leaving=leaving,
+            after_coming=hooks.restore if hooks is not None else None,
+            limits=MoverLimits(),
+            say=lambda line: self._console.line(f"{name}: {line}"),
+        )
+        self._moved[name] = _Moved(model, mover, held, hooks, key, learned, estimated)
+        wanted = model.options.memory_policy
+        policy = MemoryPolicy(
+            priority=wanted.priority,
+            pinned=wanted.pinned,
+            preload=wanted.preload,
+            idle_offload_s=wanted.idle_offload_s,
+            max_wait_s=wanted.max_wait_s,
+        )
+        scheduler.add(name, known, mover, policy, demand)
+        demand.on_left = functools.partial(scheduler.left, name)
+        await model.start(_ModelTurns(self, scheduler, name, policy))
+        self._preload(name, known, policy)
+
+    def changed(self, model: HostedModel) -> None:
+        """Take a new state of a model's engine, which may have changed by itself."""
+        if self._scheduler is not None and model.name in self._moved:
+            self._scheduler.changed(model.name)
+
+    async def tick(self) -> None:
+        """Measure again, if that is due, what others leave of the memory and what the models hold."""
+        now = time.monotonic()
+        if self._scheduler is None or now < self._next_reading:
+            return
+        self._next_reading = now + READ_EVERY_S
+        resting = self._resting()
+        if resting is None:
+            return  # what a model takes in the middle of a move says nothing
+        memory = await self._readings.available()
+        measured = await self._readings.held(
+            {
+                name: pid
+                for name, moved in self._moved.items()
+                if moved.model.supervisor is not None
+                and (pid := moved.model.supervisor.pid) is not None
+            },
+            [moved.held.held_bytes for moved in self._moved.values() if moved.held is not None],
+        )
+        if self._resting() != resting:
+            return
+        self._follow(memory, measured, resting)
+        for name, moved in self._moved.items():
+            if resting.get(name) is Tier.GPU and moved.model.answers:
+                await self._learn(moved, measured.get(name, {}))
+
+    async def close(self) -> None:
+        """Move nothing any more; the engines are left to whoever stops them."""
+        for load in self._loads:
+            load.cancel()
+        if self._loads:
+            await asyncio.wait(self._loads)
+        if self._scheduler is not None:
+            await self._scheduler.close()
+
+    def release(self) -> None:
+        """Give back what is kept for engines, when none runs any more."""
+        for moved in self._moved.values():
+            if moved.held is not None:
+                moved.held.release()
+            if moved.hooks is not None:
+                moved.hooks.discard()
+
+    def shared(self) -> SharedMemory | None:
+        """What the page shows beside the models; None: no model is there yet."""
+        return SharedMemory(self._capacity.pools, self._moves) if self._scheduler else None
+
+    def view(self, scheduler: MemoryScheduler, name: str, policy: MemoryPolicy) -> MemoryView:
+        """Where a model is and what it takes."""
+        seen = scheduler.view(name)
+        return model_memory(
+            seen.tier,
+            seen.moving_to,
+            seen.footprint,
+            policy,
+            waiting=seen.waiting,
+            reason=seen.reason,
+            can_sleep=Tier.CPU in self._capacity.away,
+        )
+
+    def closed_status(self, scheduler: MemoryScheduler, name: str) -> ModelStatus:
+        """What clients see of a model that takes no request at once."""
+        seen = scheduler.view(name)
+        if seen.moving_to is Tier.GPU:
+            return "loading"
+        is_asleep = seen.tier is Tier.CPU and seen.moving_to is not Tier.DISK
+        leaves_for_sleep = seen.tier is Tier.GPU and (
+            seen.moving_to is Tier.CPU
+            or (seen.moving_to is None and Tier.CPU in self._capacity.away)
+        )
+        return "sleeping" if is_asleep or leaves_for_sleep else "offloaded"
+
+    # Numbers.
+
+    def _footprint(self, placed: Placed, ways: EngineOffloads, *, can_sleep: bool) -> Footprint:
+        found = placed.found
+        aside = Aside.FILES
+        if can_sleep and ways.asleep:
+            is_checkpoint = isinstance(ways.asleep[0], CudaCheckpoint)
+            aside = Aside.EVERYTHING if is_checkpoint else Aside.WEIGHTS
+        return footprint(
+            found.need,
+            file_bytes=placed.files.size_bytes,
+            gpus=len(self._readings.gpus),
+            aside=aside,
+            weights_bytes=found.weights_bytes,
+            maps_files=found.maps_files,
+            counts_held=self._capacity.counts_held,
+        )
+
+    def _files(self, placed: Placed) -> HeldFiles:
+        return HeldFiles(
+            placed.files.all,
+            available=self._readings.available_host,
+            reserve_bytes=host_reserve(self._readings.available_host()),
+        )
+
+    def _learned(
+        self, model: HostedModel, placed: Placed, engine: InstalledEngine
+    ) -> tuple[FootprintKey, LearnedFootprints | None]:
+        assert model.supervisor is not None
+        spec = model.supervisor.spec
+        private = {str(placed.plan.path), str(spec.address.socket_path)}
+        key = footprint_key(
+            model.options.reference,
+            placed.files,
+            self._readings.gpus,
+            options_digest(spec.command.argv, private),
+            f"{engine.label} {engine.version}",
+        )
+        folder = placed.files.state_folder
+        return key, LearnedFootprints(folder) if folder is not None else None
+
+    async def _learn(self, moved: _Moved, measured: Bytes) -> None:
+        """Keep what a model was measured to take, where that is news."""
+        assert self._scheduler is not None
+        if moved.learned is None or not _is_news(moved.told, measured):
+            return
+        moved.told = dict(measured)
+        await in_background(moved.learned.learn, moved.key, measured)
+        known = await in_background(moved.learned.find, moved.key)
+        self._scheduler.set_footprint(moved.model.name, with_learned(moved.estimated, known))
+
+    def _resting(self) -> dict[str, Tier] | None:
+        """The tier of each model; None while one moves."""
+        assert self._scheduler is not None
+        views = {name: self._scheduler.view(name) for name in self._moved}
+        if any(view.moving_to is not None for view in views.values()):
+            return None
+        return {name: view.tier for name, view in views.items()}
+
+    def _follow(
+        self, memory: AvailableMemory, measured: Mapping[str, Bytes], resting: Mapping[str, Tier]
+    ) -> None:
+        """Have the scheduler know what others leave now."""
+        assert self._scheduler is not None
+        counted = {
+            name: self._scheduler.view(name).footprint.gpu
+            for name, tier in resting.items()
+            if tier is Tier.GPU
+        }
+        found = capacity(
+            self._settings.memory, memory, held_now(measured, counted), self._machine.architecture
+        )
+        if _is_news(self._capacity.pools, found.pools, both_ways=True):
+            self._capacity = dataclasses.replace(self._capacity, pools=found.pools)
+            self._scheduler.set_capacity(found.pools)
+
+    # Moves.
+
+    def _preload(self, name: str, known: Footprint, policy: MemoryPolicy) -> None:
+        """Have a model loaded at the start, if it is to be."""
+        assert self._scheduler is not None
+        if policy.preload is False:
+            return
+        if policy.preload is None:
+            planned = [*self._planned, known.gpu]
+            for pool, size in self._capacity.pools.items():
+                if sum(taken.get(pool, 0) for taken in planned) > size:
+                    return
+        self._planned.append(known.gpu)
+        scheduler = self._scheduler
+
+        async def load() -> None:
+            # Whoever asks for the model is told the same; the console has it from the moves.
+            with contextlib.suppress(DeployError):
+                await scheduler.load(name)
+
+        task = asyncio.ensure_future(load())
+        self._loads.add(task)
+        task.add_done_callback(self._loads.discard)
+
+    def _moved_on(self, name: str, source: Tier, target: Tier, seconds: float, reason: str) -> None:
+        self._recorder.observe_move(name, move_kind(source, target), seconds)
+        self._moves.add(FinishedMove(name, source, target, seconds, reason, time.time()))
+
+
+class _ModelTurns:
+    """Implements `common.runtime.hosted_model.Turns` for one model."""
+
+    def __init__(
+        self, memory: UniversalMemory, scheduler: MemoryScheduler, name: str, policy: MemoryPolicy
+    ) -> None:
+        self._memory = memory
+        self._scheduler = scheduler
+        self._name = name
+        self._policy = policy
+
+    @property
+    def is_open(self) -> bool:
+        return self._scheduler.is_open(self._name)
+
+    @property
+    def closed_status(self) -> ModelStatus:
+        return self._memory.closed_status(self._scheduler, self._name)
+
+    @property
+    def view(self) -> MemoryView:
+        return self._memory.view(self._scheduler, self._name, self._policy)
+
+    async def ensure_open(self, timeout_s: float | None) -> None:
+        await self._scheduler.ensure_ready(self._name, timeout_s)
+
+    async def load(self) -> None:
+        await self._scheduler.load(self._name)
+
+    async def sleep(self) -> None:
+        await self._scheduler.sleep(self._name)
+
+    async def unload(self) -> None:
+        await self._scheduler.unload(self._name)
+
+
+def _is_news(before: Bytes, now: Bytes, *, both_ways: bool = False) -> bool:
+    """Whether a pool has noticeably more than before, or less as well."""
+    for pool in {**before, **now}:
+        old, new = before.get(pool, 0), now.get(pool, 0)
+        more = abs(new - old) if both_ways else new - old
+        if more > _NOTICEABLE * max(old, 1):
+            return True
+    return False
+
+
+def capacity_text(found: Capacity) -> str:
+    """What the instance may take, in words for the console."""
+    parts = [f"{gib(size)} of {pool_label(pool)}" for pool, size in found.pools.items()]
+    where = "CPU RAM" if Tier.CPU in found.away else "disk"
+    return f"the models share {', '.join(parts)}; idle ones go to {where}"
