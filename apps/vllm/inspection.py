@@ -13,7 +13,7 @@ from typing import Any
 
 from apps.vllm.command import write_vllm_command
 from apps.vllm.facts import EngineFacts
-from apps.vllm.memory_fit import Fitted, InspectedModel, fit_into_gpus, need_of_host
+from apps.vllm.memory_fit import Fitted, InspectedModel, ShareLimits, fit_into_gpus, need_of_host
 from apps.vllm.model_config import (
     check_model_config,
     context_limit,
@@ -23,6 +23,7 @@ from apps.vllm.model_memory import loaded_bytes
 from apps.vllm.passed_flags import PassedFlags
 from apps.vllm.request import EngineRequest
 from apps.vllm.translation.machine import said_share
+from apps.vllm.translation.sleep_mode import SLEEP
 from common.errors import ConfigurationError, ModelFormatError, Problem
 from common.models.fetch import ModelFiles
 from common.models.memory import AvailableMemory, MemoryNeed
@@ -86,8 +87,11 @@ def inspect_model(
         fitted = Fitted(need_of_host(model, memory, facts))
     else:
         is_said = said_share(EngineRequest(plan.options, settings)) is not None
-        budget = None if is_said else settings.memory.max_cuda_gib
-        fitted = fit_into_gpus(model, memory, facts, budget)
+        shared = settings.memory
+        can_sleep = shared.cpu_offloading and SLEEP in facts.catalogue
+        sleepers = len(settings.models) - 1 if can_sleep else 0
+        limits = None if is_said else ShareLimits(shared.max_cuda_gib, sleepers)
+        fitted = fit_into_gpus(model, memory, facts, limits)
     lines = (_describe(model, tensors, stored), _describe_need(model, fitted.need), *fitted.lines)
     return Inspection(lines, fitted.need, fitted.flags, weights_bytes=loaded)
 

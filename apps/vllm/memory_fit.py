@@ -6,6 +6,10 @@ first, each replica of data parallelism after the one before it, take the visibl
 vllm/v1/worker/gpu_worker.py). Each worker takes the same share (``--gpu-memory-utilization``) of the whole
 of its GPU, whatever the model: the weights, and KV cache in the rest.
 
+While an engine sleeps, its CUDA context and graphs stay on its GPU, and with several workers the
+buffers of NCCL: some hundred MiB to 1.5 GiB each were reported (vLLM's pull requests 11743, 45623, 51485). Where
+models sleep, a share that nobody said leaves room for those of the other models.
+
 A model whose weights are larger than the share has a part of them in host RAM (``--cpu-offload-gb``, for
 each GPU), where "Max CUDA Memory (GiB)" exceeds the GPUs.
 """
@@ -36,6 +40,10 @@ _SHARES = (0.9, 0.92)
 _SECOND_SHARE_SINCE = Version("0.20")
 # What a share holds beside weights and KV cache: activations of the largest batch, CUDA graphs.
 _ACTIVATIONS = _GIB
+
+# What stays on each GPU while an engine sleeps: alone there, and beside other workers.
+_ASLEEP_BYTES = _GIB
+_NCCL_BYTES = _GIB
 
 _SHARE = "--gpu-memory-utilization"
 _OFFLOAD = "--cpu-offload-gb"
@@ -70,6 +78,19 @@ class InspectedModel:
     def title(self, flag: str) -> str:
         """What the form calls a flag's field."""
         return self.titles.get(flag, flag)
+
+
+@dataclass(frozen=True)
+class ShareLimits:
+    """What bounds the share of the GPUs that a model gets, where nobody said one.
+
+    Attributes:
+        budget_gib: What the instance may take of all GPUs together; None: what there is.
+        sleepers: Other models of the instance that may sleep on the same GPUs.
+    """
+
+    budget_gib: float | None = None
+    sleepers: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,7 +141,7 @@ def need_of_host(model: InspectedModel, memory: AvailableMemory, facts: EngineFa
 
 
 def fit_into_gpus(
-    model: InspectedModel, memory: AvailableMemory, facts: EngineFacts, budget_gib: float | None
+    model: InspectedModel, memory: AvailableMemory, facts: EngineFacts, limits: ShareLimits | None
 ) -> Fitted:
     """What a model takes of the GPUs; the module's docstring has the rules.
 
@@ -128,8 +149,7 @@ def fit_into_gpus(
         model: The model.
         memory: What is left for it.
         facts: The vLLM that will run.
-        budget_gib: What the instance may take of all GPUs together, where it bounds the share that
-            this model gets; None: it was told its share, or there is no budget.
+        limits: What bounds the share that this model gets; None: it was told its share.
 
     Raises:
         ConfigurationError: The GPUs do not divide the attention heads.
@@ -146,33 +166,57 @@ def fit_into_gpus(
         split * flags.whole("--pipeline-parallel-size", 1) * flags.whole("--data-parallel-size", 1)
     )
     gpus = memory.gpus[:workers]
+    asleep = _ASLEEP_BYTES + _NCCL_BYTES * (workers > 1)
     default = _SHARES[facts.catalogue.release >= _SECOND_SHARE_SINCE]
     share = flags.number(_SHARE, default)
     told: dict[str, str] = {}
-    within = _within_budget(share, budget_gib, memory.gpus)
-    if within < share:
+    lines: list[str] = []
+    within = share if limits is None else _within(share, limits, gpus, memory.gpus, asleep)
+    if limits is not None and within < share:
         share = within
         told[_SHARE] = f"{share:g}"
+        lines.append(_describe_share(model, share, limits))
     _check_shares(model, gpus, share)
     taken = tuple(int(share * gpu.total_bytes) for gpu in gpus)
-    lines: tuple[str, ...] = ()
     if spill := _spill(model, gpus, sum(taken) + offload * len(gpus)):
         _check_spill(model, facts, memory, offload + spill, len(gpus))
         offload += spill
         told[_OFFLOAD] = f"{offload / _GIB:.4g}"
-        lines = (_describe_spill(gpus, sum(taken), spill, offload),)
+        lines.append(_describe_spill(gpus, sum(taken), spill, offload))
     _check_room(model, gpus, share, sum(taken) + offload * len(gpus), has_offload=offload > 0)
     by_gpu = (*taken, *[0] * (len(memory.gpus) - len(taken)))
-    need = MemoryNeed(_HOST_OVERHEAD + offload * len(gpus), sum(taken), by_gpu)
-    return Fitted(need, told, lines)
+    stays = (*[asleep] * len(taken), *[0] * (len(memory.gpus) - len(taken)))
+    need = MemoryNeed(_HOST_OVERHEAD + offload * len(gpus), sum(taken), by_gpu, stays)
+    return Fitted(need, told, tuple(lines))
 
 
-def _within_budget(share: float, budget_gib: float | None, gpus: Sequence[GpuMemory]) -> float:
-    """The same share of what a budget leaves of the GPUs."""
-    total = sum(gpu.total_bytes for gpu in gpus)
-    if budget_gib is None or budget_gib * _GIB >= total:
-        return share
-    return int(1000 * share * budget_gib * _GIB / total) / 1000
+def _within(
+    share: float,
+    limits: ShareLimits,
+    gpus: Sequence[GpuMemory],
+    all_gpus: Sequence[GpuMemory],
+    asleep: int,
+) -> float:
+    """The largest share, up to the one given, that keeps within the limits; in thousandths."""
+    total = sum(gpu.total_bytes for gpu in all_gpus)
+    found = share
+    if limits.budget_gib is not None:
+        found = min(found, share * limits.budget_gib * _GIB / total)
+    if limits.sleepers:
+        # Never less than half: rather are models stopped that would sleep.
+        left = min((gpu.free_bytes - limits.sleepers * asleep) / gpu.total_bytes for gpu in gpus)
+        found = min(found, max(left, found / 2))
+    return share if found >= share else int(1000 * found) / 1000
+
+
+def _describe_share(model: InspectedModel, share: float, limits: ShareLimits) -> str:
+    reasons = []
+    if limits.budget_gib is not None:
+        reasons.append(f'"Max CUDA Memory (GiB)" is {limits.budget_gib:g}')
+    if limits.sleepers:
+        others = "the other model" if limits.sleepers == 1 else f"{limits.sleepers} other models"
+        reasons.append(f"{others} may sleep there and keep some of it")
+    return f'"{model.title(_SHARE)}" is {share:g}, since {" and ".join(reasons)}'
 
 
 def _spill(model: InspectedModel, gpus: Sequence[GpuMemory], room: int) -> int:

@@ -17,11 +17,12 @@ import json
 import os
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from common.models.files import ModelFiles
+from common.models.hub import HubSettings
 
 KEPT_FILES = 256
 """So many footprints are kept in one cache; those not written for the longest time go."""
@@ -60,10 +61,20 @@ class FootprintKey:
     engine: str = ""
 
     @property
+    def asleep(self) -> FootprintKey:
+        """The key of what the same engine was measured to hold while it slept."""
+        return replace(self, options=f"{self.options} asleep")
+
+    @property
     def digest(self) -> str:
         """The name of its file."""
         text = json.dumps([self.model, self.files, self.devices, self.options, self.engine])
         return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+def learned_folder(files: ModelFiles) -> Path:
+    """The folder of ours for a model: beside its cache, or beside the hub's for files in neither cache."""
+    return files.state_folder or HubSettings.from_environment().state_folder
 
 
 def footprint_key(

@@ -230,8 +230,10 @@ class MemoryNeed:
         host_bytes: Of the host.
         gpu_bytes: Of all GPUs together.
         by_gpu: Of each, in the order of `AvailableMemory.gpus`; empty where the engine does not say.
+        asleep_by_gpu: What stays on each while the engine sleeps, where it can.
     """
 
     host_bytes: int
     gpu_bytes: int
     by_gpu: tuple[int, ...] = ()
+    asleep_by_gpu: tuple[int, ...] = ()

@@ -8,7 +8,7 @@ how much of is the engine's rule, which the inspections apply (`MemoryNeed.by_gp
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from common.memory.contract import HOST, RESIDENT, Bytes, Footprint
@@ -24,7 +24,8 @@ class Aside(enum.Enum):
     FILES = "files"
     """Its engine is stopped and the weights' files are held."""
     WEIGHTS = "weights"
-    """Its engine lives, and has copied the weights there (vLLM, sleep level 1)."""
+    """Its engine lives, and has copied the weights there (vLLM, sleep level 1). Some of its GPU memory
+    stays with it (`MemoryNeed.asleep_by_gpu`)."""
     EVERYTHING = "everything"
     """Its engine lives, and all its GPU memory was copied there (a driver's checkpoint)."""
 
@@ -65,22 +66,30 @@ def footprint(
         copied = need.host_bytes + (file_bytes if weights_bytes is None else weights_bytes)
     else:
         copied = need.host_bytes + need.gpu_bytes
-    return Footprint(running, asleep(copied))
+    stays = need.asleep_by_gpu if aside is Aside.WEIGHTS else ()
+    return Footprint(running, {**_by_pool(stays), **asleep(copied)})
 
 
-def with_learned(estimated: Footprint, learned: Bytes | None) -> Footprint:
-    """A footprint with what was measured of the running engine in place of estimates.
+def with_learned(
+    estimated: Footprint, learned: Bytes | None, asleep: Bytes | None = None
+) -> Footprint:
+    """A footprint with what was measured of the engine in place of estimates.
 
     Args:
         estimated: From the files.
-        learned: Bytes by pool, as `common.models.learned_footprints` has them; None: nothing yet.
+        learned: Bytes by pool while it runs, as `common.models.learned_footprints` has them; None:
+            nothing yet.
+        asleep: The same of an engine that sleeps (`FootprintKey.asleep`): what it keeps of the GPUs,
+            and of host RAM.
     """
-    if not learned:
-        return estimated
-    told = dict(learned)
+    told = dict(learned or {})
     if RESIDENT in estimated.gpu and HOST in told:
         told[RESIDENT] = told[HOST]
-    return replace(estimated, gpu=best_estimate(estimated.gpu, told))
+    return replace(
+        estimated,
+        gpu=best_estimate(estimated.gpu, told),
+        cpu=best_estimate(estimated.cpu, asleep),
+    )
 
 
 def _gpu_bytes(need: MemoryNeed, gpus: int) -> Mapping[str, int]:
@@ -88,4 +97,8 @@ def _gpu_bytes(need: MemoryNeed, gpus: int) -> Mapping[str, int]:
     if not shares and need.gpu_bytes:
         # An engine that does not say: as much of each.
         shares = (-(-need.gpu_bytes // gpus),) * gpus
+    return _by_pool(shares)
+
+
+def _by_pool(shares: Sequence[int]) -> dict[str, int]:
     return {gpu_pool(index): size for index, size in enumerate(shares) if size}

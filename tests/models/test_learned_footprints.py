@@ -14,6 +14,7 @@ from common.models.learned_footprints import (
     LearnedFootprints,
     best_estimate,
     footprint_key,
+    learned_folder,
     options_digest,
 )
 
@@ -40,6 +41,7 @@ def test_what_was_learned_is_found_by_another_process(tmp_path: Path) -> None:
         replace(KEY, devices=("NVIDIA H200", "NVIDIA H200")),
         replace(KEY, options="other"),
         replace(KEY, engine="b7001"),
+        KEY.asleep,
     ],
 )
 def test_a_measurement_holds_for_nothing_else(tmp_path: Path, other: FootprintKey) -> None:
@@ -117,6 +119,16 @@ def test_the_key_of_a_model_names_its_files_by_size(tmp_path: Path) -> None:
     path.write_bytes(b"1234")
     files = ModelFiles(path, (path, tmp_path / "gone"), 4, "local")
     assert footprint_key("m", files, ["A"], "o") == FootprintKey("m", (("m.gguf", 4),), ("A",), "o")
+
+
+def test_files_outside_the_caches_have_their_measurements_beside_the_hubs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    path = tmp_path / "m.gguf"
+    assert learned_folder(ModelFiles(path, (path,), 4, "local")).is_relative_to(tmp_path)
+    own = ModelFiles(path, (path,), 4, "ClearML", state_folder=tmp_path / "own")
+    assert learned_folder(own) == tmp_path / "own"
 
 
 @pytest.mark.parametrize(

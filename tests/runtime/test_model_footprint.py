@@ -33,6 +33,17 @@ def test_what_is_held_depends_on_how_it_is_put_aside(
     assert found.cpu == {"host": held}
 
 
+def test_a_sleeping_engine_keeps_some_of_the_gpus() -> None:
+    need = MemoryNeed(10, 100, (60, 0, 40), (3, 0, 2))
+    asleep = footprint(need, file_bytes=80, gpus=3, aside=Aside.WEIGHTS)
+    assert asleep.cpu == {"gpu0": 3, "gpu2": 2, "host": 90}
+    assert footprint(need, file_bytes=80, gpus=3, aside=Aside.EVERYTHING).cpu == {"host": 110}
+    assert footprint(need, file_bytes=80, gpus=3, aside=Aside.FILES).cpu == {"host": 80}
+    found = with_learned(asleep, None, {"gpu0": 1, "gpu2": 1, "host": 95})
+    assert found.cpu == {"gpu0": 1, "gpu2": 1, "host": 95}
+    assert found.gpu == asleep.gpu
+
+
 def test_an_engine_that_does_not_say_takes_as_much_of_each_gpu() -> None:
     found = footprint(MemoryNeed(10, 101), file_bytes=80, gpus=2)
     assert found.gpu == {"gpu0": 51, "gpu1": 51, "host": 10}

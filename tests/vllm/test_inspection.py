@@ -11,7 +11,7 @@ from apps.vllm.catalogue import SHIPPED, load_catalogue
 from apps.vllm.command import write_vllm_command
 from apps.vllm.facts import EngineFacts
 from apps.vllm.inspection import check_adapters, check_model_config, inspect_model
-from apps.vllm.memory_fit import Fitted, InspectedModel, fit_into_gpus
+from apps.vllm.memory_fit import Fitted, InspectedModel, ShareLimits, fit_into_gpus
 from apps.vllm.model_config import context_limit
 from apps.vllm.options import VllmSettings
 from apps.vllm.passed_flags import PassedFlags
@@ -329,6 +329,7 @@ def test_a_budget_bounds_the_share_that_nobody_said(tmp_path: Path) -> None:
     memory = gpus(20, 79)  # of each card the budget leaves a quarter
     found = inspect(model, memory, GPU, **budget)
     assert found.fitted == {"--gpu-memory-utilization": "0.23"}
+    assert '"GPU Memory Utilization" is 0.23, since "Max CUDA Memory (GiB)" is 40' in found.lines
     assert found.need.by_gpu == (int(0.23 * 80 * GIB), 0)
     with pytest.raises(CapacityError, match=r"takes 0\.5 of each GPU"):
         inspect(model, memory, GPU, **budget, gpu_memory_utilization="0.5")
@@ -347,11 +348,61 @@ EIGHT_B = {
 
 
 def fit(
-    memory: AvailableMemory, weights_gib: float = 14.95, *argv: str, facts: Any = GPU
+    memory: AvailableMemory,
+    weights_gib: float = 14.95,
+    *argv: str,
+    facts: Any = GPU,
+    limits: ShareLimits | None = None,
 ) -> Fitted:
     flags = PassedFlags(argv, facts.catalogue)
     model = InspectedModel("large", flags, {}, EIGHT_B, int(weights_gib * GIB), 8192)
-    return fit_into_gpus(model, memory, facts, None)
+    return fit_into_gpus(model, memory, facts, limits)
+
+
+def test_a_share_leaves_room_for_models_that_sleep() -> None:
+    fitted = fit(gpus(23.5, total_gib=24), limits=ShareLimits(sleepers=3))
+    assert fitted.flags == {"--gpu-memory-utilization": "0.854"}  # (23.5 - 3) of 24
+    assert "3 other models may sleep there" in fitted.lines[0]
+    assert fitted.need.asleep_by_gpu == (GIB,)
+    assert fit(gpus(79), limits=ShareLimits(sleepers=3)).flags == {}
+    # Of several GPUs the tightest counts, and each worker keeps the buffers between them.
+    two = fit(gpus(23.5, 22, total_gib=24), 14.95, "-tp", "2", limits=ShareLimits(sleepers=1))
+    assert two.flags == {"--gpu-memory-utilization": "0.833"}
+    assert two.need.asleep_by_gpu == (2 * GIB, 2 * GIB)
+    many = fit(gpus(80), 1, limits=ShareLimits(sleepers=70))
+    assert many.flags == {"--gpu-memory-utilization": "0.46"}
+
+
+@pytest.mark.parametrize(
+    ("general", "fitted"),
+    [
+        ({}, {}),
+        ({"Advanced/enable_disk_swapping": "true"}, {}),
+        (
+            {"Advanced/enable_automatic_cpu_offloading": "true"},
+            {"--gpu-memory-utilization": "0.916"},
+        ),
+        (
+            {"Advanced/enable_automatic_cpu_offloading": "true", "gpu_memory_utilization": "0.5"},
+            {},
+        ),
+    ],
+)
+def test_models_that_sleep_are_the_others_of_the_instance(
+    tmp_path: Path, general: dict[str, str], fitted: dict[str, str]
+) -> None:
+    model = make_model(tmp_path / "m")
+    settings = load(**general)
+    settings = settings.model_copy(update={"models": settings.models * 3})
+    files = fetch(str(model), want="repository")
+    address = EngineAddress(socket_path=tmp_path / "s")
+    plan = ModelPlan("tiny", settings.models[0], files.first, files.all, address, 2)
+    memory = gpus(24, total_gib=24)
+    found = inspect_model(plan, files, settings, memory, replace(GPU, gpus=1))
+    assert found.fitted == fitted
+    old = replace(GPU, gpus=1, catalogue=load_catalogue(SHIPPED / "0.6.6.json"))
+    plan = replace(plan, address=EngineAddress(port=1))
+    assert inspect_model(plan, files, settings, memory, old).fitted == {}  # it cannot sleep
 
 
 def test_a_model_larger_than_the_card_is_partly_in_host_memory() -> None:
