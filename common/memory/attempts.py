@@ -95,9 +95,13 @@ def on_a_thread(work: Callable[[], T]) -> asyncio.Future[T]:
         else:
             tell(outcome.set_result, result)
 
+    def settle(setter: Callable[[Any], None], value: object) -> None:
+        if not outcome.done():
+            setter(value)
+
     def tell(setter: Callable[[Any], None], value: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
-            loop.call_soon_threadsafe(lambda: outcome.done() or setter(value))
+            loop.call_soon_threadsafe(settle, setter, value)
 
     threading.Thread(target=run, name="memory-work", daemon=True).start()
     return outcome
