@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from apps.llamacpp.asked_memory import read_request
 from apps.llamacpp.command import as_llamacpp
 from apps.llamacpp.engines.discovery import catalogue_engine, find_engine, stand_in
 from apps.llamacpp.engines.installed import LlamaCppEngine
-from apps.llamacpp.inspection import check_memory, describe, read_request
+from apps.llamacpp.inspection import describe
+from apps.llamacpp.memory_fit import check_memory
 from apps.llamacpp.options import LlamaCppSettings
 from common.errors import EngineError, Problem
 from common.models.fetch import ModelFiles

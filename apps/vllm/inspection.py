@@ -13,7 +13,8 @@ from typing import Any
 
 from apps.vllm.command import write_vllm_command
 from apps.vllm.facts import EngineFacts
-from apps.vllm.memory_fit import Fitted, InspectedModel, ShareLimits, fit_into_gpus, need_of_host
+from apps.vllm.inspected_model import InspectedModel, need_of_host
+from apps.vllm.memory_fit import Fitted, ShareLimits, fit_into_gpus
 from apps.vllm.model_config import (
     check_model_config,
     context_limit,

@@ -1,4 +1,4 @@
-"""Whether a model fits into the memory, and what vLLM has to be told so that it does. Pure.
+"""Whether a model fits onto the GPUs, and what vLLM has to be told so that it does. Pure.
 
 Which GPUs a model is on: the workers of tensor and of pipeline parallelism, those of one pipeline stage
 first, each replica of data parallelism after the one before it, take the visible devices in their order
@@ -16,25 +16,19 @@ each GPU), where "Max CUDA Memory (GiB)" exceeds the GPUs.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from packaging.version import Version
 
 from apps.vllm.facts import EngineFacts
-from apps.vllm.machine import CPU_CACHE
+from apps.vllm.inspected_model import HOST_OVERHEAD, InspectedModel
 from apps.vllm.model_config import parallel_problem
-from apps.vllm.model_memory import kv_bytes_per_token
-from apps.vllm.passed_flags import PassedFlags
 from common.errors import CapacityError, ConfigurationError, Problem
 from common.models.memory import AvailableMemory, GpuMemory, MemoryNeed
 from common.models.progress import render_gib
 
 _GIB = 2**30
-# What the processes of a tiny model hold beside its KV cache (1.34 GiB measured), and a little.
-_HOST_OVERHEAD = 3 * _GIB // 2
 # vLLM's share of a GPU when nothing is said, and since when it is the second.
 _SHARES = (0.9, 0.92)
 _SECOND_SHARE_SINCE = Version("0.20")
@@ -47,37 +41,6 @@ _NCCL_BYTES = _GIB
 
 _SHARE = "--gpu-memory-utilization"
 _OFFLOAD = "--cpu-offload-gb"
-
-
-@dataclass(frozen=True)
-class InspectedModel:
-    """One model: what its engine is given, what the form calls that, what its files say.
-
-    Attributes:
-        name: Its endpoint name.
-        flags: What the engine is given.
-        titles: The form's titles, by flag.
-        config: The model's ``config.json``.
-        weights_bytes: Its weights once loaded, at least.
-        tokens: The context that the engine makes room for; None: it is left to the engine.
-    """
-
-    name: str
-    flags: PassedFlags
-    titles: Mapping[str, str]
-    config: Mapping[str, Any]
-    weights_bytes: int
-    tokens: int | None
-
-    @property
-    def request_bytes(self) -> int | None:
-        """KV cache of one request that uses the whole context; None where it cannot be told."""
-        each = kv_bytes_per_token(self.config, self.flags)
-        return None if each is None or self.tokens is None else each * self.tokens
-
-    def title(self, flag: str) -> str:
-        """What the form calls a flag's field."""
-        return self.titles.get(flag, flag)
 
 
 @dataclass(frozen=True)
@@ -108,38 +71,6 @@ class Fitted:
     lines: tuple[str, ...] = ()
 
 
-def need_of_host(model: InspectedModel, memory: AvailableMemory, facts: EngineFacts) -> MemoryNeed:
-    """What a CPU build takes.
-
-    Raises:
-        CapacityError: More than there is.
-    """
-    # Where the worker's environment says it, the facts do not.
-    said = os.environ.get(CPU_CACHE, "")
-    cache = int((facts.kv_cache_gib or (int(said) if said.isdigit() else 0)) * _GIB)
-    request = model.request_bytes
-    if cache and request and request > cache:
-        fitting = (model.tokens or 0) * cache // request
-        raise CapacityError(
-            f"{model.name}: one request with the whole context of {model.tokens:,} tokens needs "
-            f"{render_gib(request)} of KV cache, and {render_gib(cache)} of host memory are set "
-            f'aside for it ({CPU_CACHE}). Set "{model.title("--max-model-len")}" to '
-            f"{fitting // 16 * 16:,} or less, or give the cache more."
-        )
-    # Every worker has its part of the weights, and a cache of its own.
-    workers = model.flags.whole("--tensor-parallel-size", 1)
-    need = model.weights_bytes + cache * workers + _HOST_OVERHEAD
-    if need > memory.host_bytes:
-        raise CapacityError(
-            f"{model.name} does not fit into this machine's memory: weights "
-            f"{render_gib(model.weights_bytes)}, KV cache {render_gib(cache * workers)} and "
-            f"{render_gib(_HOST_OVERHEAD)} for vLLM itself are {render_gib(need)}, and "
-            f"{render_gib(memory.host_bytes)} can be had. Use a smaller model, a smaller KV cache "
-            f"({CPU_CACHE}, in GiB), or a machine with more memory."
-        )
-    return MemoryNeed(need, 0)
-
-
 def fit_into_gpus(
     model: InspectedModel, memory: AvailableMemory, facts: EngineFacts, limits: ShareLimits | None
 ) -> Fitted:
@@ -159,7 +90,7 @@ def fit_into_gpus(
     offload = int(flags.number(_OFFLOAD, 0) * _GIB)
     if flags.text("--distributed-executor-backend") == "ray" or not memory.gpus:
         # Which GPUs, and how much of each, is not known here.
-        return Fitted(MemoryNeed(_HOST_OVERHEAD + offload, 0))
+        return Fitted(MemoryNeed(HOST_OVERHEAD + offload, 0))
     split = flags.whole("--tensor-parallel-size", 1)
     _check_split(model, split)
     workers = (
@@ -186,7 +117,7 @@ def fit_into_gpus(
     _check_room(model, gpus, share, sum(taken) + offload * len(gpus), has_offload=offload > 0)
     by_gpu = (*taken, *[0] * (len(memory.gpus) - len(taken)))
     stays = (*[asleep] * len(taken), *[0] * (len(memory.gpus) - len(taken)))
-    need = MemoryNeed(_HOST_OVERHEAD + offload * len(gpus), sum(taken), by_gpu, stays)
+    need = MemoryNeed(HOST_OVERHEAD + offload * len(gpus), sum(taken), by_gpu, stays)
     return Fitted(need, told, tuple(lines))
 
 
@@ -240,7 +171,7 @@ def _check_spill(
             f"part of it in host memory (it has no {_OFFLOAD}). Use another version, more GPUs or a "
             "quantized model."
         )
-    need = _HOST_OVERHEAD + offload * gpus
+    need = HOST_OVERHEAD + offload * gpus
     if need > memory.host_bytes:
         raise CapacityError(
             f"{model.name} is larger than {_of_gpus(gpus)}: {render_gib(offload * gpus)} of it would be "

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from apps.llamacpp.app import app
-from apps.llamacpp.inspection import Fitted, check_memory, read_request
+from apps.llamacpp.asked_memory import read_request
+from apps.llamacpp.memory_fit import Fitted, check_memory
 from common.errors import CapacityError, ModelFormatError
 from common.models.footprint import ModelShape, read_shape
 from common.models.gguf import read_model
@@ -130,6 +131,17 @@ def test_a_bound_model_gets_a_smaller_context_before_fewer_layers() -> None:
     kept = fit(AvailableMemory(64 * GIB, (card(2500),)), context_size="32768")
     assert int(kept.flags["--gpu-layers"]) < 8
     assert "--ctx-size" not in kept.flags
+
+
+def test_a_bound_model_whose_layers_were_said_gets_a_smaller_context() -> None:
+    said = {"number_of_gpu_layers": "9999"}
+    fitted = fit(AvailableMemory(64 * GIB, (card(2500),)), **said)
+    assert list(fitted.flags) == ["--ctx-size"]
+    assert 4096 < int(fitted.flags["--ctx-size"]) < 32_768
+    with pytest.raises(CapacityError, match="context of 4,096 tokens does not fit"):
+        fit(AvailableMemory(64 * GIB, (card(1000),)), **said)
+    with pytest.raises(CapacityError, match="context of 32,768 tokens does not fit"):
+        fit(AvailableMemory(64 * GIB, (card(2500),)), is_bound=False, **said)
 
 
 def test_a_bound_model_gets_fewer_layers_at_the_smallest_context() -> None:

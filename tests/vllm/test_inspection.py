@@ -10,8 +10,9 @@ import pytest
 from apps.vllm.catalogue import SHIPPED, load_catalogue
 from apps.vllm.command import write_vllm_command
 from apps.vllm.facts import EngineFacts
+from apps.vllm.inspected_model import InspectedModel
 from apps.vllm.inspection import check_adapters, check_model_config, inspect_model
-from apps.vllm.memory_fit import Fitted, InspectedModel, ShareLimits, fit_into_gpus
+from apps.vllm.memory_fit import Fitted, ShareLimits, fit_into_gpus
 from apps.vllm.model_config import context_limit
 from apps.vllm.options import VllmSettings
 from apps.vllm.passed_flags import PassedFlags
