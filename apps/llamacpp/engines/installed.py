@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from apps.llamacpp.asked_memory import read_request
 from apps.llamacpp.command import (
     as_llamacpp,
     prompt_cache_obstacle,
@@ -17,7 +18,6 @@ from apps.llamacpp.command import (
 from apps.llamacpp.engines.diagnose import diagnose
 from apps.llamacpp.engines.output import is_noise
 from apps.llamacpp.flags import EngineFlags
-from apps.llamacpp.inspection import read_request
 from apps.llamacpp.prompt_cache import PromptCache
 from common.engines.contract import Diagnosis, EngineCommand
 from common.errors import ModelError, Problem
