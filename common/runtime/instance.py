@@ -214,7 +214,7 @@ class Instance:
             self.recorder.has_engine_counters = engine.metrics_path is not None
             await self._preparation.check(engine, self.models)
             if self.memory is not None:
-                await self.memory.open()
+                await self.memory.open(self.models)
         except (asyncio.CancelledError, FetchCancelledError):
             return  # the instance ends
         except Exception as error:  # noqa: BLE001 - whatever it is, the user must see it

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from common.errors import ConfigurationError, DeployError
 from common.gateway.models import MemoryView, ModelStatus
@@ -46,6 +46,7 @@ from common.telemetry.recorder import Recorder
 
 READ_EVERY_S = 5.0
 """Between two measurements of what others leave of the memory."""
+_ORDER_WAIT_S = 2.0
 _NOTICEABLE = 0.02
 """A pool that changed by less is the same: readings are never twice the same."""
 
@@ -104,6 +105,7 @@ class UniversalMemory:
         self._on_change = on_change
         self._readings = MemoryReadings(environ)
         self._moves = MoveLog()
+        self._models: tuple[HostedModel, ...] = ()
         self._moved: dict[str, _Moved] = {}
         self._loads: set[asyncio.Task[None]] = set()
         self._scheduler: MemoryScheduler | None = None
@@ -113,8 +115,11 @@ class UniversalMemory:
         # What was chosen for the start takes of the pools.
         self._planned: list[Bytes] = []
 
-    async def open(self) -> Capacity:
+    async def open(self, models: Sequence[HostedModel]) -> Capacity:
         """Measure the machine, before any model is loaded.
+
+        Args:
+            models: All that will be taken, in the order of the configuration.
 
         Raises:
             ConfigurationError: The settings ask for what this machine cannot do.
@@ -125,6 +130,7 @@ class UniversalMemory:
         if found.problems:
             raise ConfigurationError(list(found.problems))
         self._capacity = found
+        self._models = tuple(models)
         self._scheduler = MemoryScheduler(
             found.pools,
             found.away,
@@ -193,7 +199,10 @@ class UniversalMemory:
         scheduler.add(name, known, mover, policy, demand)
         demand.on_left = functools.partial(scheduler.left, name)
         await model.start(_ModelTurns(self, scheduler, name, policy))
-        self._preload(name, known, policy)
+        if policy.preload is not False:
+            load = asyncio.ensure_future(self._preload(name, known, is_asked=bool(policy.preload)))
+            self._loads.add(load)
+            load.add_done_callback(self._loads.discard)
 
     def changed(self, model: HostedModel) -> None:
         """Take a new state of a model's engine, which may have changed by itself."""
@@ -350,27 +359,31 @@ class UniversalMemory:
 
     # Moves.
 
-    def _preload(self, name: str, known: Footprint, policy: MemoryPolicy) -> None:
-        """Have a model loaded at the start, if it is to be."""
+    async def _preload(self, name: str, known: Footprint, *, is_asked: bool) -> None:
+        """Have a model loaded at the start; one that was not asked for if it fits beside others."""
         assert self._scheduler is not None
-        if policy.preload is False:
-            return
-        if policy.preload is None:
-            planned = [*self._planned, known.gpu]
-            for pool, size in self._capacity.pools.items():
-                if sum(taken.get(pool, 0) for taken in planned) > size:
-                    return
-        self._planned.append(known.gpu)
-        scheduler = self._scheduler
-
-        async def load() -> None:
+        await self._wait_for_those_before(name)
+        planned = [*self._planned, known.gpu]
+        fits = all(
+            sum(taken.get(pool, 0) for taken in planned) <= size
+            for pool, size in self._capacity.pools.items()
+        )
+        if fits or is_asked:
+            self._planned.append(known.gpu)
             # Whoever asks for the model is told the same; the console has it from the moves.
             with contextlib.suppress(DeployError):
-                await scheduler.load(name)
+                await self._scheduler.load(name)
 
-        task = asyncio.ensure_future(load())
-        self._loads.add(task)
-        task.add_done_callback(self._loads.discard)
+    async def _wait_for_those_before(self, name: str) -> None:
+        """Let those that come first in the configuration choose first, but not for a long download."""
+        until = time.monotonic() + _ORDER_WAIT_S
+        for model in self._models:
+            if model.name == name:
+                return
+            while model.error is None and model.name not in self._moved:
+                if time.monotonic() >= until:
+                    return
+                await asyncio.sleep(_ORDER_WAIT_S / 40)
 
     def _moved_on(self, name: str, source: Tier, target: Tier, seconds: float, reason: str) -> None:
         self._recorder.observe_move(name, move_kind(source, target), seconds)

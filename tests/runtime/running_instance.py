@@ -77,17 +77,32 @@ async def until(condition: Callable[[], object], timeout_s: float = 15.0) -> Non
 
 @asynccontextmanager
 async def serving(
-    app: StubApp, folder: Path, references: Mapping[str, str]
+    app: StubApp,
+    folder: Path,
+    references: Mapping[str, str],
+    *,
+    shared: Mapping[str, object] | None = None,
+    options: Mapping[str, Mapping[str, object]] | None = None,
 ) -> AsyncIterator[Running]:
-    """Serve models by name and reference."""
+    """Serve models by name and reference.
+
+    Args:
+        app: The app.
+        folder: The instance's home.
+        references: By name.
+        shared: Parameters of the instance.
+        options: Further options of models, by name.
+    """
     models = [
-        {"model": reference, "model_endpoint_name": name} for name, reference in references.items()
+        {"model": reference, "model_endpoint_name": name, **(options or {}).get(name, {})}
+        for name, reference in references.items()
     ]
     parameters = {
         "Models/models": json.dumps(models),
         "General/host": "127.0.0.1",
         "General/api_key": KEY,
         "General/drain_seconds": "8",
+        **{path: str(value) for path, value in (shared or {}).items()},
     }
     environ = {**os.environ, "HOME": str(folder)}
     out = io.StringIO()

@@ -94,6 +94,8 @@ class StubApp:
         extra: What comes with the models, by their names.
         config_problems: What is wrong with the contents of a ``config.json``.
         companion_problems: What is wrong with what comes with the models.
+        need_bytes: What every model needs of the host's memory.
+        maps_files: What inspections say of the engine.
     """
 
     flags: Mapping[str, tuple[str, ...]]
@@ -106,6 +108,8 @@ class StubApp:
     extra: Mapping[str, ModelExtras] = field(default_factory=dict)
     config_problems: Callable[[Mapping[str, Any]], list[Problem]] = lambda config: []
     companion_problems: Sequence[Problem] = ()
+    need_bytes: int = 0
+    maps_files: bool = False
 
     def find_engine(self, settings: AnySettings, environ: Mapping[str, str]) -> StubEngine:
         return StubEngine(self.flags)
@@ -144,4 +148,4 @@ class StubApp:
     def inspect(
         self, plan: ModelPlan, files: ModelFiles, settings: AnySettings, memory: AvailableMemory
     ) -> Inspection:
-        return Inspection((), MemoryNeed(0, 0))
+        return Inspection((), MemoryNeed(self.need_bytes, 0), maps_files=self.maps_files)
