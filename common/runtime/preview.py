@@ -63,6 +63,7 @@ def preview(app: App, parameters: Mapping[str, Any], environ: Mapping[str, str])
                 companion.key: _place(companion.reference, app)
                 for companion in extras.get(name, ModelExtras()).companions
             },
+            cache_folder=Path(f"<caches>/{index + 1}") if settings.memory.moves_models else None,
         )
         models.append(_record(name, engine.command(plan, settings)))
     return {"models": models, "engine_version": engine.version}
