@@ -28,6 +28,9 @@ def status_words(status: str, memory: MemoryView | None) -> str:
     """A model's status for people; what it is doing, while it moves."""
     moving_to = memory.moving_to if memory is not None else None
     if status == "failed" or memory is None or moving_to is None:
+        if memory is not None and memory.tier == "gpu" and status in _STATUSES:
+            # It takes no new requests, and is put aside once those it has are answered.
+            return "giving way"
         return _STATUSES.get(status, status)
     if moving_to == "gpu":
         doing = "waking" if memory.tier == "cpu" else "loading"

@@ -158,6 +158,17 @@ async def test_a_model_is_put_to_sleep_woken_and_unloaded() -> None:
         assert view.asked == [("sleep", BIG), ("load", SMALL), ("unload", SMALL)]
 
 
+async def test_a_model_that_gives_way_is_told_from_one_that_sleeps() -> None:
+    async with looking() as (page, view):
+        view.upstreams[BIG].place("gpu")
+        view.upstreams[BIG].status = "sleeping"  # takes no new requests; its last ones still run
+        await row(page, BIG).get_by_text("giving way").wait_for()
+        assert await row(page, BIG).locator(".tier").inner_text() == "loaded"
+        assert await offered(page, BIG) == []
+        text = await page.locator("#moving").inner_text()
+        assert text == f"{BIG} gives way when its requests are answered"
+
+
 async def test_sleep_is_not_offered_where_models_can_only_be_stopped(run: PageInstance) -> None:
     models = three_models()
     for model in models:

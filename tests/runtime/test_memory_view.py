@@ -103,6 +103,7 @@ def test_each_move_is_of_the_kind_that_the_telemetry_counts() -> None:
         ("loading", "disk", "gpu", 4, "loading, 4 requests wait"),
         ("sleeping", "gpu", "cpu", 0, "going to sleep"),
         ("offloaded", "gpu", "disk", 0, "unloading"),
+        ("sleeping", "gpu", None, 0, "giving way"),
         ("failed", "disk", "gpu", 2, "failed"),
     ],
 )

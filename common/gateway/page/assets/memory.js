@@ -16,6 +16,12 @@ function moveText(from, to) {
   return `${TIER_TEXT[from] || from} → ${TIER_TEXT[to] || to}`;
 }
 
+// It takes no new requests, and is put aside once those it has are answered.
+function isGivingWay(model) {
+  const isClosed = model.status === "sleeping" || model.status === "offloaded";
+  return Boolean(model.memory && model.memory.tier === "gpu" && isClosed && !isMoving(model));
+}
+
 // Where a model is, and on its way to where.
 function tierText(told) {
   const parts = [told.moving_to && told.moving_to !== told.tier ? moveText(told.tier, told.moving_to) : TIER_TEXT[told.tier]];
@@ -46,7 +52,7 @@ function showMemory(told, models) {
   if (!told) return;
   const shares = models.map(({ name, memory: own }) => ({ name, own }));
   replaceIfNew($("pools"), [told.pools, shares], () => told.pools.map((pool) => poolNode(pool, models)));
-  const busy = models.filter((model) => isMoving(model) || (model.memory && model.memory.waiting));
+  const busy = models.filter((model) => isMoving(model) || isGivingWay(model) || (model.memory && model.memory.waiting));
   const lines = busy.map((model) => [model.name, doingText(model), model.memory.reason]);
   replaceIfNew($("moving"), lines, () => lines.map(movingNode));
   setHidden($("moving"), !lines.length);
@@ -103,19 +109,23 @@ function movingNode([name, doing, reason]) {
 
 function doingText(model) {
   const { tier, moving_to: to, waiting } = model.memory;
-  const parts = isMoving(model) ? [`is moving, ${moveText(tier, to)}`] : [];
+  const parts = [];
+  if (isMoving(model)) parts.push(`is moving, ${moveText(tier, to)}`);
+  if (isGivingWay(model)) parts.push("gives way when its requests are answered");
   if (waiting) parts.push(waiting === 1 ? "1 request waits for it" : `${count(waiting)} requests wait for it`);
   return parts.join("; ");
 }
 
 function moveRow(move) {
+  const took = cell("Took", seconds(move.seconds * 1000));
+  took.classList.add("number");
   return el(
     "tr",
     {},
     cell("When", clock(move.at, true)),
     cell("Model", move.model),
     cell("Move", moveText(move.from, move.to)),
-    cell("Took", seconds(move.seconds * 1000)),
+    took,
     cell("Why", move.reason || "–"),
   );
 }

@@ -110,6 +110,7 @@ function showTier(row, told) {
 }
 
 function statusText(model) {
+  if (isGivingWay(model)) return "giving way";
   if (!isMoving(model) || model.status === "failed") return STATUS_TEXT[model.status] || model.status;
   const { tier, moving_to: to } = model.memory;
   if (to === "gpu") return tier === "cpu" ? "waking" : "loading";
@@ -134,7 +135,7 @@ function showOperations(row, offered) {
 }
 
 function operationsFor(model) {
-  if (isMoving(model)) return [];
+  if (isMoving(model) || isGivingWay(model)) return [];
   const told = model.memory;
   if (model.status === "ready") return told && told.tier === "gpu" && told.can_sleep ? ["sleep", "unload"] : ["unload"];
   if (model.status === "loading") return [];
