@@ -10,17 +10,22 @@ from common.gateway.models import GatewaySettings, ServedModel
 from common.options.shared import GeneralOptions
 from common.runtime.app import ModelExtras
 from common.runtime.hosted_model import HostedModel
-
-_LOAD_WAIT_S = 600.0
+from common.runtime.limits import InstanceLimits
 
 
 def gateway_settings(
-    general: GeneralOptions, *, name: str, task_id: str | None, tls: ssl.SSLContext | None
+    general: GeneralOptions,
+    limits: InstanceLimits,
+    *,
+    name: str,
+    task_id: str | None,
+    tls: ssl.SSLContext | None,
 ) -> GatewaySettings:
     """Return how the gateway serves.
 
     Args:
         general: The instance's settings.
+        limits: How long requests wait for their models.
         name: The instance's name.
         task_id: Its ClearML task, if it has one.
         tls: Serve HTTPS with it; None: plain HTTP.
@@ -29,10 +34,12 @@ def gateway_settings(
         host=general.host,
         ports=general.ports(),
         max_body_bytes=int(general.max_body_mib * 1024 * 1024),
-        load_wait_s=_LOAD_WAIT_S,
+        load_wait_s=limits.load_wait_s,
         public_url=general.public_url,
         task_id=task_id,
         instance_name=name,
+        heartbeat_after_s=limits.heartbeat_after_s,
+        heartbeat_every_s=limits.heartbeat_every_s,
         tls=tls,
         cors_origins=general.origins(),
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from common.engines.contract import EngineAddress, EngineSpec, EngineState
+from common.engines.limits import SupervisorLimits
 from common.engines.supervisor import Supervisor
 from common.errors import CapacityError, DeployError, EngineCrashError
 from common.gateway.models import MemoryView, ModelStatus
@@ -63,6 +64,11 @@ class Turns(Protocol):
 class HostedModel:
     """A model that the instance serves; before its engine exists it is loading, or failed.
 
+    Args:
+        name: Served name.
+        options: Its options.
+        limits: Times and counts of its engine's supervision; None: the usual ones.
+
     Attributes:
         name: Served name.
         options: Its options.
@@ -71,9 +77,12 @@ class HostedModel:
         error: Why it was given up before it had an engine.
     """
 
-    def __init__(self, name: str, options: ModelOptions) -> None:
+    def __init__(
+        self, name: str, options: ModelOptions, limits: SupervisorLimits | None = None
+    ) -> None:
         self.name = name
         self.options = options
+        self._limits = limits
         self.supervisor: Supervisor | None = None
         self.turns: Turns | None = None
         self.error: DeployError | None = None
@@ -139,7 +148,11 @@ class HostedModel:
             restart_spec: Makes what to run at a restart, where that is not the same again.
         """
         self.supervisor = Supervisor(
-            spec, console=console, on_change=on_change, address_factory=restart_spec
+            spec,
+            console=console,
+            on_change=on_change,
+            limits=self._limits,
+            address_factory=restart_spec,
         )
         return self.supervisor
 

@@ -22,6 +22,7 @@ from common.runtime.gateway_setup import gateway_settings, served_models
 from common.runtime.hosted_model import ENGINE_GRACE_S, HostedModel
 from common.runtime.idle import Activity, is_over_limit
 from common.runtime.instance_view import RunningView
+from common.runtime.limits import InstanceLimits
 from common.runtime.model_operations import ModelOperations
 from common.runtime.naming import check_adapters, resolve_names
 from common.runtime.preparation import Preparation
@@ -46,8 +47,10 @@ class Instance:
         task_id: str | None,
         environ: Mapping[str, str],
         task_keys: str = "",
+        limits: InstanceLimits | None = None,
     ) -> None:
         self._app = app
+        self._limits = limits or InstanceLimits()
         self._settings = checked.settings
         self._console = console
         self._stop = stop
@@ -74,6 +77,7 @@ class Instance:
                 self.recorder,
                 before_stop=self.tokens.read_one,
                 on_change=lambda: self.on_progress(),
+                limits=self._limits,
             )
         self.operations = ModelOperations(self.models, self.tokens)
         self.gateway: Gateway | None = None
@@ -107,7 +111,7 @@ class Instance:
         self._extras = self._app.extras(names, self._settings)
         check_adapters(names, self._extras)
         for options, name in zip(self._settings.models, names, strict=True):
-            self.models.append(HostedModel(name, options))
+            self.models.append(HostedModel(name, options, self._limits.supervisor))
             if options.is_verbose:
                 self._console.expect_detail(name)
         self.recorder.add_models(names)
@@ -195,7 +199,11 @@ class Instance:
             self._switched = SwitchedAuthenticator(access.authenticator)
         return Gateway(
             gateway_settings(
-                general, name=self.name, task_id=self.task_id, tls=tls.context if tls else None
+                general,
+                self._limits,
+                name=self.name,
+                task_id=self.task_id,
+                tls=tls.context if tls else None,
             ),
             served_models(self.models, self._extras),
             self._switched or access.authenticator,

@@ -18,7 +18,7 @@ from common.gateway.models import MemoryView, ModelStatus
 from common.gateway.served_engine import ServedEngine
 from common.memory.contract import Bytes, Footprint, MemoryPolicy, Tier
 from common.memory.cuda_checkpoint import CudaCheckpoint
-from common.memory.engine_mover import EngineMover, MoverLimits
+from common.memory.engine_mover import EngineMover
 from common.memory.engine_ways import CacheHooks, EngineOffloads, MachineFacts
 from common.memory.freed import FreedCheck
 from common.memory.held_files import HeldFiles
@@ -37,6 +37,7 @@ from common.runtime.app import AnySettings, InstalledEngine
 from common.runtime.background import in_background
 from common.runtime.console import Console
 from common.runtime.hosted_model import HostedModel
+from common.runtime.limits import InstanceLimits
 from common.runtime.memory_capacity import Capacity, capacity, held_now, host_reserve, is_gpu
 from common.runtime.memory_readings import MemoryReadings
 from common.runtime.memory_view import FinishedMove, MoveLog, SharedMemory, model_memory, move_kind
@@ -86,6 +87,7 @@ class UniversalMemory:
         recorder: Counts the moves.
         before_stop: Called before a ready engine is stopped: the last chance to ask it anything.
         on_change: Called when a model is elsewhere or about to be.
+        limits: Times.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class UniversalMemory:
         recorder: Recorder,
         before_stop: Callable[[HostedModel], Awaitable[None]],
         on_change: Callable[[], None],
+        limits: InstanceLimits,
     ) -> None:
         self._settings = settings
         self._environ = environ
@@ -103,6 +106,7 @@ class UniversalMemory:
         self._recorder = recorder
         self._before_stop = before_stop
         self._on_change = on_change
+        self._limits = limits
         self._readings = MemoryReadings(environ)
         self._moves = MoveLog()
         self._models: tuple[HostedModel, ...] = ()
@@ -178,13 +182,14 @@ class UniversalMemory:
             FreedCheck(
                 self._readings.use if self._readings.gpus else None,
                 lambda: {p: n for p, n in scheduler.view(name).footprint.gpu.items() if is_gpu(p)},
+                settle_s=self._limits.settle_s,
             ),
             offloads=ways.asleep if can_sleep else (),
             files=held,
             keep_held=estimated.is_shared,
             before_leaving=leaving,
             after_coming=hooks.restore if hooks is not None else None,
-            limits=MoverLimits(),
+            limits=self._limits.mover,
             say=lambda line: self._console.line(f"{name}: {line}"),
         )
         self._moved[name] = _Moved(model, mover, held, hooks, key, learned, estimated)
