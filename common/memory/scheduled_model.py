@@ -112,6 +112,7 @@ class ScheduledModel:
         retry_at: It is not loaded before.
         held_until: It is not put aside before, since that failed.
         has_changed: Its mover says that it may be elsewhere.
+        given_up: Its engine was given up by itself, which is not taken in yet; None: it was not.
     """
 
     def __init__(
@@ -144,6 +145,7 @@ class ScheduledModel:
         self.retry_at = 0.0
         self.held_until = 0.0
         self.has_changed = False
+        self.given_up: DeployError | None = None
         self.load_backoff = Backoff()
         self.away_backoff = Backoff()
         self._turns_to_settle = 0
@@ -154,9 +156,15 @@ class ScheduledModel:
         return (
             self.tier is Tier.GPU
             and self.move is None
+            and not self.is_gone
             and not self.gives_way
             and not self.is_to_leave
         )
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its engine left its tier by itself, which the loop has yet to take in."""
+        return self.has_changed and self.mover.tier is not self.tier
 
     @property
     def is_to_leave(self) -> bool:
@@ -208,6 +216,11 @@ class ScheduledModel:
         self.move = None
         self.gives_way = False
 
+    def engine_changed(self, failure: DeployError | None) -> None:
+        """Note a change of its engine's state, for the loop to take in."""
+        self.has_changed = True
+        self.given_up = failure
+
     def fail(self, error: DeployError) -> None:
         """Give it up: whoever waits for it is told, and so is whoever comes."""
         self.failure = error
@@ -218,6 +231,7 @@ class ScheduledModel:
     def forgive(self) -> None:
         """Have its next load tried at once, as if none had failed."""
         self.failure = None
+        self.given_up = None
         self.shortage = ""
         self.retry_at = 0.0
         self.load_backoff.reset()

@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from common.errors import CapacityError
+from common.errors import CapacityError, DeployError
 from common.memory.announcer import Announcer, OnMove
 from common.memory.contract import (
     Bytes,
@@ -142,9 +142,14 @@ class MemoryScheduler:
             elif model.policy.idle_offload_s is not None:
                 self._loop.ring_at(self._now() + model.policy.idle_offload_s)
 
-    def changed(self, name: str) -> None:
-        """The model's engine came to be in another tier by itself: its mover's `tier` tells."""
-        self._models[name].has_changed = True
+    def changed(self, name: str, failure: DeployError | None = None) -> None:
+        """The model's engine is in another state by itself: its mover's `tier` tells where it is.
+
+        Args:
+            name: The model.
+            failure: It was given up: requests are told this, until an operator has it loaded.
+        """
+        self._models[name].engine_changed(failure)
         self._loop.ring()
 
     async def load(self, name: str) -> None:

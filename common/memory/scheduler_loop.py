@@ -127,6 +127,9 @@ class SchedulerLoop:
                 if tier is not model.tier:
                     model.rests_in(tier, self._now())
                     self._announcer.say(f'"{model.name}" {is_in(tier, self.capacity)} by itself')
+                failure, model.given_up = model.given_up, None
+                if failure is not None and tier is not Tier.GPU:
+                    model.fail(failure)
 
     def _serve_open(self) -> None:
         """Let those go on who wait for a model that can answer."""

@@ -13,6 +13,7 @@ import functools
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+from common.engines.contract import EngineState
 from common.errors import ConfigurationError, DeployError
 from common.gateway.models import MemoryView, ModelStatus
 from common.gateway.served_engine import ServedEngine
@@ -211,8 +212,12 @@ class UniversalMemory:
 
     def changed(self, model: HostedModel) -> None:
         """Take a new state of a model's engine, which may have changed by itself."""
-        if self._scheduler is not None and model.name in self._moved:
-            self._scheduler.changed(model.name)
+        if self._scheduler is None or model.name not in self._moved:
+            return
+        supervisor = model.supervisor
+        is_given_up = supervisor is not None and supervisor.state is EngineState.FATAL
+        failure = supervisor.failure if supervisor is not None and is_given_up else None
+        self._scheduler.changed(model.name, failure)
 
     async def tick(self) -> None:
         """Measure again, if that is due, what others leave of the memory and what the models hold."""

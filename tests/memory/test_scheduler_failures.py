@@ -204,6 +204,48 @@ def test_an_engine_that_was_given_up_takes_no_request_without_a_new_load() -> No
     simulate(main())
 
 
+def test_an_engine_given_up_at_rest_is_not_started_anew_until_an_operator_asks() -> None:
+    async def main() -> None:
+        instance = Instance({"gpu0": 10})
+        a = instance.add("a", tier=GPU)
+        await asyncio.sleep(1.0)
+        a.fall(DISK)
+        instance.scheduler.changed("a", EngineCrashError("It failed 6 times in a row."))
+        # In the very step in which it is known: nobody may be sent to an engine that is gone.
+        assert not instance.scheduler.is_open("a")
+        early = instance.ask("a")
+        await asyncio.sleep(5.0)
+        late = instance.ask("a")
+        await finished(early, late)
+        assert [str(request.error) for request in (early, late)] == [
+            "It failed 6 times in a row."
+        ] * 2
+        assert a.begun == []
+        assert instance.scheduler.view("a").reason == "It failed 6 times in a row."
+        await instance.scheduler.load("a")
+        again = instance.ask("a")
+        await finished(again)
+        assert again.error is None
+        await instance.close()
+
+    simulate(main())
+
+
+def test_a_load_asked_for_before_a_failure_was_taken_in_is_not_told_of_it() -> None:
+    async def main() -> None:
+        instance = Instance({"gpu0": 10})
+        a = instance.add("a", tier=GPU)
+        await asyncio.sleep(1.0)
+        a.fall(DISK)
+        instance.scheduler.changed("a", EngineCrashError("It failed 6 times in a row."))
+        await instance.scheduler.load("a")
+        assert instance.scheduler.is_open("a")
+        assert a.begun == [GPU]
+        await instance.close()
+
+    simulate(main())
+
+
 def test_an_engine_that_changes_during_its_move_is_looked_at_afterwards() -> None:
     async def main() -> None:
         instance = Instance({"gpu0": 10, "host": 100})
