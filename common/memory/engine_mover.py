@@ -141,7 +141,6 @@ class EngineMover:
         except EngineError:
             self._release()
             raise
-        self._settled = Tier.GPU
         if not self._keep_held:
             self._release()
         elif self._files is not None and self._files.is_held:

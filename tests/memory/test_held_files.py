@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -222,6 +223,25 @@ async def test_a_cancelled_hold_gives_all_back(weights: Path) -> None:
         await holding
     assert not held.is_held
     assert locked_bytes() == before
+    assert mappings_of(weights) == 0
+
+
+async def test_a_hold_that_is_cancelled_as_it_is_done_gives_all_back(weights: Path) -> None:
+    """The thread is through, and the event loop has not heard of it yet."""
+    before = threading.active_count()
+    reached = threading.Event()
+    held = make(weights, on_progress=lambda done, total: done == total and reached.set())
+    holding = asyncio.create_task(held.hold())
+    await asyncio.sleep(0)
+    assert reached.wait(10)
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # noqa: ASYNC251 - the loop is to stand still
+    holding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await holding
+    assert not held.is_held
     assert mappings_of(weights) == 0
 
 
