@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -186,7 +187,7 @@ class ChildProcess:
         self._control, guard_end = socket.socketpair()
         self._control.setblocking(False)
         try:
-            output = await self._start_guard(guard_end)
+            output = self._start_guard(guard_end)
         except BaseException:
             self._control.close()
             raise
@@ -198,22 +199,26 @@ class ChildProcess:
             await self._launch(argv, env, cwd)
         except BaseException:
             self._control.close()
-            await self._guard.wait()  # it ends by that, within 1 s if the engine runs already
+            await self._guard_ended()  # it ends by that, within 1 s if the engine runs already
             (self._output_transport or output).close()
             raise
         self._watching = loop.create_task(self._watch())
 
-    async def _start_guard(self, guard_end: socket.socket) -> BinaryIO:
+    def _start_guard(self, guard_end: socket.socket) -> BinaryIO:
         """Start the guard with its end of the control socket; returns the pipe of all output."""
         output_fd, output_in_child = os.pipe()
         with contextlib.suppress(OSError):  # more than an unprivileged user's pipes may have
             fcntl.fcntl(output_fd, F_SETPIPE_SZ, PIPE_BYTES)
         output = os.fdopen(output_fd, "rb", buffering=0)
         try:
-            self._guard = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", str(_GUARD)),
-                *(str(guard_end.fileno()), str(os.getpid())),
-                stdin=asyncio.subprocess.DEVNULL,
+            # Not by the event loop: uvloop runs the hooks for a fork, of which logging's and the import
+            # system's each take a lock; a thread that holds one and wants the other stops all of us.
+            self._guard = subprocess.Popen(
+                [
+                    *(sys.executable, "-I", "-S", str(_GUARD)),
+                    *(str(guard_end.fileno()), str(os.getpid())),
+                ],
+                stdin=subprocess.DEVNULL,
                 stdout=output_in_child,
                 stderr=output_in_child,
                 pass_fds=(guard_end.fileno(),),
@@ -228,6 +233,10 @@ class ChildProcess:
             os.close(output_in_child)
         self.guard_pid = self._guard.pid
         return output
+
+    async def _guard_ended(self) -> None:
+        """Wait for the guard's end, which is near when this is called."""
+        await asyncio.to_thread(self._guard.wait)
 
     async def _launch(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path | None) -> None:
         """Tell the guard what to run; raises what came of it."""
@@ -250,7 +259,7 @@ class ChildProcess:
         if word == "started":
             self.pid = int(number)
             return
-        await self._guard.wait()
+        await self._guard_ended()
         error = int(number or 0)
         missing = cwd if cwd is not None and not cwd.is_dir() else argv[0]
         raise OSError(error, os.strerror(error) if error else "its guard ended", str(missing))
@@ -278,7 +287,7 @@ class ChildProcess:
             self._status = (int(value), None) if word == "exited" else (None, int(value))
             self._ended.set()
         self._ended.set()
-        await self._guard.wait()
+        await self._guard_ended()
         # Only now may the descriptor be closed: until here the guard could still be told to hurry.
         self._control.close()
         if self._guard.returncode and self._guard.returncode < 0:
@@ -293,7 +302,7 @@ class ChildProcess:
         """Kill the engine's process group and the guard, as a last resort."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        if self._guard.returncode is None:
+        if self._guard.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 self._guard.kill()
 

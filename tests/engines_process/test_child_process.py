@@ -393,3 +393,32 @@ async def test_guard_is_small_and_quick(starter: Starter) -> None:
     # Measured: 0.02 s and 10.8 MB, 4 MB of which are its own; the machine may be busy.
     assert took_s < 1.0
     assert rss_kb < 16_000
+
+
+_SPAWN_AND_TELL = """
+import asyncio, os, sys
+from common.engines.child_process import ChildProcess
+from common.runtime.event_loop import run_loop
+
+os.register_at_fork(before=lambda: print("a hook ran", flush=True))
+
+async def main():
+    child = await ChildProcess.spawn("m", (sys.executable, "-c", ""), env={}, console=lambda *_: None)
+    await child.wait()
+    print("ended", flush=True)
+
+run_loop(main())
+"""
+
+
+def test_a_start_runs_no_hooks_of_a_fork() -> None:
+    # Logging's and the import system's take locks, each of which another thread may hold for the other.
+    root = Path(__file__).parents[2]
+    said = subprocess.run(
+        [sys.executable, "-c", _SPAWN_AND_TELL],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert said.stdout.split("\n") == ["ended", ""], said.stderr
