@@ -152,10 +152,14 @@ class CapacityError(DeployError):
 
 
 class EngineError(DeployError):
-    """The engine process failed; `exit_code` and its last output lines are kept."""
+    """The engine process failed; `exit_code` and its last output lines are kept.
+
+    `lacks_memory`: for want of memory, so that later may work.
+    """
 
     code = "engine_error"
     http_status = 502
+    lacks_memory = False
 
     def __init__(
         self, message: str, *, exit_code: int | None = None, tail: Sequence[str] = ()

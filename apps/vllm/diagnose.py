@@ -61,7 +61,8 @@ def diagnose(exit_code: int | None, tail: Sequence[str]) -> Diagnosis:
             if match := rule.pattern.search(line):
                 values = {name: value or "" for name, value in match.groupdict().items()}
                 summary = f"{rule.summary.format(**values)} It says: {_said(lines, index)}"
-                return Diagnosis(rule.is_configuration and not has_served, summary)
+                is_configuration = rule.is_configuration and not has_served
+                return Diagnosis(is_configuration, summary, rule.lacks_memory)
     return by_signal or Diagnosis(False, _unexplained(lines))
 
 

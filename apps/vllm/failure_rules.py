@@ -55,22 +55,26 @@ RULES = (
         'Less GPU memory is free than "GPU Memory Utilization" asks for: lower it, or free the GPU.',
         # The memory of one that crashed is not free at once.
         is_configuration=False,
+        lacks_memory=True,
     ),
     failure_rule(
         r"Available memory on node|kv cache allocation is less than requested memory",
         "Less host memory is free than the KV cache is to have: lower VLLM_CPU_KVCACHE_SPACE (GiB), "
         "or use a machine with more memory.",
+        lacks_memory=True,
     ),
     failure_rule(
         r"(?:CUDA|HIP|XPU) out of memory|OutOfMemoryError|CUDA error: out of memory|"
         r"not enough GPU memory",
         'The GPU memory is not enough: use more GPUs ("GPUs (Tensor Parallel Size)"), a quantized '
         'or smaller model, or a smaller "Max Context Length" or "Max Number of Sequences".',
+        lacks_memory=True,
     ),
     failure_rule(
         r"DefaultCPUAllocator: (?:can't|not enough) .*memory|^MemoryError|Cannot allocate memory|"
         r"std::bad_alloc",
         "The host memory is not enough: use a smaller model, or a machine with more memory.",
+        lacks_memory=True,
     ),
     failure_rule(
         r"max_num_batched_tokens \((?P<batched>\d+)\) is smaller than max_model_len \((?P<own>\d+)\)",

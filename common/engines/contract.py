@@ -104,10 +104,12 @@ class Diagnosis:
     Attributes:
         is_configuration: The same start would fail again: do not restart.
         summary: One sentence for the user, with the engine's own words.
+        lacks_memory: It did not get the memory that it asked for; others may leave it theirs.
     """
 
     is_configuration: bool
     summary: str
+    lacks_memory: bool = False
 
 
 class EngineProgram(Protocol):

@@ -20,16 +20,21 @@ class FailureRule:
         pattern: What the engine says.
         summary: One sentence for the user; gets the groups of the match.
         is_configuration: The same start would fail again.
+        lacks_memory: It did not get the memory that it asked for.
     """
 
     pattern: re.Pattern[str]
     summary: str
     is_configuration: bool = True
+    lacks_memory: bool = False
 
 
-def failure_rule(pattern: str, summary: str, *, is_configuration: bool = True) -> FailureRule:
+def failure_rule(
+    pattern: str, summary: str, *, is_configuration: bool = True, lacks_memory: bool = False
+) -> FailureRule:
     """Make a rule whose pattern is looked for in any case of letters."""
-    return FailureRule(re.compile(pattern, re.IGNORECASE), summary, is_configuration)
+    compiled = re.compile(pattern, re.IGNORECASE)
+    return FailureRule(compiled, summary, is_configuration, lacks_memory)
 
 
 def signal_of(exit_code: int | None) -> int | None:

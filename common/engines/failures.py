@@ -60,7 +60,9 @@ def build_failure(
     shown = [line for line in tail if line.strip()][-SHOWN_LINES:]
     if shown:
         text = "\n".join([f"{text}\nIts last lines:", *(f"  {line}" for line in shown)])
-    return error_type(text, exit_code=ending.exit_code, tail=tail[-KEPT_LINES:])
+    error = error_type(text, exit_code=ending.exit_code, tail=tail[-KEPT_LINES:])
+    error.lacks_memory = diagnosis.lacks_memory
+    return error
 
 
 def _what_happened(spec: EngineSpec, ending: Ending) -> str:

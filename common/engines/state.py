@@ -114,11 +114,16 @@ class GiveUp:
 
 @dataclass(frozen=True)
 class Rest:
-    """Do not start it again by itself: nobody uses it, and its memory may be another's by now."""
+    """Do not start it again by itself: its memory is another's by now, or may be."""
 
 
 def decide_after_exit(
-    ending: Ending, diagnosis: Diagnosis, crashes: int, policy: BackoffPolicy
+    ending: Ending,
+    diagnosis: Diagnosis,
+    crashes: int,
+    policy: BackoffPolicy,
+    *,
+    short_starts: int | None = None,
 ) -> Restart | GiveUp | Rest:
     """Decide whether an engine that ended unwanted is started again, and when.
 
@@ -127,9 +132,15 @@ def decide_after_exit(
         diagnosis: What the engine's kind reads from its last lines.
         crashes: Failures in a row before this one, as the last `Restart` gave it; 0 at first.
         policy: The waits and the limit.
+        short_starts: So many starts in a row did not get their memory, this one included; 0: it once
+            did. It rests then: somebody else decides when there is some. None: nobody else does.
     """
     if ending.was_parked:
         return Rest()
+    if short_starts is not None and diagnosis.lacks_memory and ending.ready_s is None:
+        if short_starts < policy.max_quick_crashes:
+            return Rest()
+        return GiveUp(is_configuration=False, crashes=short_starts)
     if ending.cause is Cause.NOT_EXECUTABLE:
         return GiveUp(is_configuration=True, crashes=crashes + 1)
     # With settings that once worked, a restart may help whatever the last lines look like; and a

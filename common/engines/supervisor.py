@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from common.engines.child_process import Console
 from common.engines.console import mask
-from common.engines.contract import EngineAddress, EngineSpec, EngineState
+from common.engines.contract import Diagnosis, EngineAddress, EngineSpec, EngineState
 from common.engines.engine_run import EngineRun, StopRequest
 from common.engines.failures import build_failure
 from common.engines.limits import SupervisorLimits
@@ -49,6 +49,9 @@ class Supervisor:
         address_factory: Makes the spec for each start after the first: for an engine on a TCP
             port, the same with another free port.
         secrets: Values to mask in the output besides those of the command's `secret_env`.
+        shares_memory: Others may take its memory while it does not run. When it does not get it at a
+            start it is STOPPED, with the reason in `failure`, for the caller to try again later;
+            one that was never ready is given up at last.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Supervisor:
         environ: Mapping[str, str] | None = None,
         address_factory: Callable[[], EngineSpec] | None = None,
         secrets: Collection[str] = (),
+        shares_memory: bool = False,
     ) -> None:
         self._spec = spec
         self._console = console
@@ -69,6 +73,7 @@ class Supervisor:
         self._environ = environ
         self._address_factory = address_factory
         self._secrets = tuple(secrets)
+        self._shares_memory = shares_memory
 
         self._state = EngineState.STOPPED
         self._run: EngineRun | None = None
@@ -78,6 +83,7 @@ class Supervisor:
         self._ready_since: float | None = None
         self._load_s: float | None = None
         self._restart_at = 0.0
+        self._short_starts = 0
         self._served = 0
 
         self._loop: asyncio.Task[None] | None = None
@@ -143,6 +149,8 @@ class Supervisor:
         if self._loop is not None and not self._loop.done():
             self._start_again = self._stopped is not None or self._is_resting
             return
+        if self._state is EngineState.FATAL:
+            self._short_starts = 0
         self._failure = None  # of the last life: `ensure_ready` must not take it for this one's
         self._loop = asyncio.get_running_loop().create_task(self._live())
 
@@ -287,11 +295,19 @@ class Supervisor:
                 ending = dataclasses.replace(ending, is_address_taken=False)
             tail = self._last_tail
             diagnosis = self._spec.program.diagnose(ending.exit_code, tail)
-            decision = decide_after_exit(ending, diagnosis, crashes, self._limits.backoff)
+            decision = decide_after_exit(
+                ending,
+                diagnosis,
+                crashes,
+                self._limits.backoff,
+                short_starts=self._count_short(diagnosis) if self._shares_memory else None,
+            )
             self._failure = build_failure(self._spec, ending, diagnosis, decision, tail)
             self._say(str(self._failure).partition("\n")[0])
             if isinstance(decision, Rest):
                 self._set_state(EngineState.STOPPED)
+                if not ending.was_parked:
+                    self._release(self._failure)
                 return
             if isinstance(decision, GiveUp):
                 self._set_state(EngineState.FATAL)
@@ -305,6 +321,11 @@ class Supervisor:
             if self._stop.is_made():
                 self._set_state(EngineState.STOPPED)
                 return
+
+    def _count_short(self, diagnosis: Diagnosis) -> int:
+        """How many starts in a row lacked memory; 0 once it had it, which it may have again."""
+        self._short_starts = self._short_starts + 1 if diagnosis.lacks_memory else 0
+        return self._short_starts if self._load_s is None else 0
 
     async def _run_once(self) -> Ending | None:
         """One run of the engine, to its end; None when it was stopped on request."""

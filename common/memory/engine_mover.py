@@ -98,8 +98,8 @@ class EngineMover:
 
         Raises:
             EngineError: A load failed for good; the model is on disk.
-            CapacityError: The engine was stopped meanwhile; or there is no RAM for the files of a
-                model that is on disk; or it is being moved.
+            CapacityError: The engine did not get its memory, or was stopped meanwhile; or there is no
+                RAM for the files of a model that is on disk; or it is being moved.
         """
         name = self._supervisor.spec.name
         if self._is_moving:
@@ -138,7 +138,9 @@ class EngineMover:
         except asyncio.CancelledError:
             await self._stop(0.0)
             raise
-        except EngineError:
+        except EngineError as error:
+            if error.lacks_memory and supervisor.state is not EngineState.FATAL:
+                raise CapacityError(first_line(error)) from error
             self._release()
             raise
         if not self._keep_held:

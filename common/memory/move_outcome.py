@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from common.errors import CapacityError, DeployError, InternalError
 from common.memory.announcer import Announcer
 from common.memory.contract import Bytes, Tier
+from common.memory.pools import amounts_text
 from common.memory.scheduled_model import MoveUnderWay, ScheduledModel
 from common.memory.scheduler_words import first_line, is_in
 
@@ -64,13 +65,12 @@ def _settle_load(
     elif ended.move.is_cancelled:
         announcer.say(f'the load of "{model.name}" was stopped: nobody waits for it any more')
     elif error is None or isinstance(error, CapacityError):
-        text = "it did not get there" if error is None else first_line(error)
+        text = "it did not get there" if error is None else first_line(error).rstrip(".")
+        text = f"{text}; it takes {amounts_text(model.footprint.gpu)}"
         delay_s = model.load_backoff.next()
         model.shortage = text
         model.retry_at = now + delay_s
-        announcer.say(
-            f'"{model.name}" could not be loaded: {text.rstrip(".")}; next try in {delay_s:g} s'
-        )
+        announcer.say(f'"{model.name}" could not be loaded: {text}; next try in {delay_s:g} s')
         if model.is_wanted:  # the operator can do something about it
             model.end_wish(error or CapacityError(f'"{model.name}" could not be loaded: {text}.'))
     else:

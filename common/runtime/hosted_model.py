@@ -10,7 +10,7 @@ from typing import Protocol
 from common.engines.contract import EngineAddress, EngineSpec, EngineState
 from common.engines.limits import SupervisorLimits
 from common.engines.supervisor import Supervisor
-from common.errors import CapacityError, DeployError, EngineCrashError
+from common.errors import CapacityError, DeployError, EngineCrashError, EngineError
 from common.gateway.models import MemoryView, ModelStatus
 from common.options.settings import ModelOptions
 
@@ -138,6 +138,8 @@ class HostedModel:
         console: Callable[[str, str], None],
         on_change: Callable[[EngineState], None],
         restart_spec: Callable[[], EngineSpec] | None = None,
+        *,
+        shares_memory: bool = False,
     ) -> Supervisor:
         """Give it an engine, which is not started yet.
 
@@ -146,6 +148,7 @@ class HostedModel:
             console: Gets the engine's lines.
             on_change: Called with every new state.
             restart_spec: Makes what to run at a restart, where that is not the same again.
+            shares_memory: It takes turns with others: `start` will be given the turns.
         """
         self.supervisor = Supervisor(
             spec,
@@ -153,6 +156,7 @@ class HostedModel:
             on_change=on_change,
             limits=self._limits,
             address_factory=restart_spec,
+            shares_memory=shares_memory,
         )
         return self.supervisor
 
@@ -199,9 +203,17 @@ class HostedModel:
             # A model that is open does not move away under whoever was let in; its engine may be
             # about to be restarted after a crash.
             await self.turns.ensure_open(left())
-            if self.supervisor.state is EngineState.READY:
+            state = self.supervisor.state
+            if state is EngineState.READY:
                 return
-            await self.supervisor.ensure_ready(left())
+            if state in (EngineState.STOPPED, EngineState.PARKED):
+                continue  # in this very moment: it is for the turns to have it started
+            try:
+                await self.supervisor.ensure_ready(left())
+            except EngineError as error:
+                # Another process took its memory: it waits for its turn again.
+                if not error.lacks_memory or self.supervisor.state is EngineState.FATAL:
+                    raise
 
     async def load(self) -> None:
         """Start the engine unless it runs, also one that was given up, and wait until it answers.

@@ -240,6 +240,7 @@ class Instance:
                 lambda _, line: self._said(engine, model, line),
                 lambda state: self._changed(model, state),
                 prepared.restart_spec,
+                shares_memory=self.memory is not None,
             )
             if self.memory is None:
                 await model.start()

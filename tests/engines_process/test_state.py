@@ -97,6 +97,19 @@ def test_configuration_that_once_worked_is_retried() -> None:
     assert decide_after_exit(ending, REFUSAL, 0, POLICY) == Restart(1.0, 1)
 
 
+def test_one_without_memory_rests_where_others_share_it_but_not_for_ever() -> None:
+    short = Diagnosis(is_configuration=True, summary="No memory.", lacks_memory=True)
+    ending = Ending(Cause.EXITED, ran_s=1.0, exit_code=1)
+    assert decide_after_exit(ending, short, 0, POLICY) == GiveUp(True, 1)
+    for starts in range(6):
+        assert decide_after_exit(ending, short, 0, POLICY, short_starts=starts) == Rest()
+    assert decide_after_exit(ending, short, 0, POLICY, short_starts=6) == GiveUp(False, 6)
+    # One that had its memory has it still.
+    served = Ending(Cause.EXITED, ran_s=9.0, ready_s=1.0, exit_code=1)
+    assert decide_after_exit(served, short, 0, POLICY, short_starts=0) == Restart(1.0, 1)
+    assert decide_after_exit(ending, CRASH, 0, POLICY, short_starts=0) == Restart(1.0, 1)
+
+
 def test_missing_program_is_not_retried() -> None:
     ending = Ending(Cause.NOT_EXECUTABLE, ran_s=0.0)
     assert decide_after_exit(ending, CRASH, 0, POLICY) == GiveUp(True, 1)

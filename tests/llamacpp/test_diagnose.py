@@ -109,3 +109,4 @@ def test_diagnosis(code: int | None, output: str, is_configuration: bool, words:
     found = diagnose(code, output.splitlines())
     assert words in found.summary
     assert found.is_configuration is is_configuration
+    assert found.lacks_memory is (words == "did not get the memory")

@@ -67,7 +67,7 @@ def test_a_load_without_memory_is_tried_again_ever_more_rarely_while_its_request
         assert patient.served_at == pytest.approx(begun + 121.0 + 2.0, abs=0.1)
         assert isinstance(impatient.error, CapacityError)
         assert impatient.ended_at == pytest.approx(begun + 10.0, abs=0.1)
-        assert "Another process has 5 GiB of GPU 0." in str(impatient.error)
+        assert "Another process has 5 GiB of GPU 0; it takes" in str(impatient.error)
         assert impatient.error.retry_after_s == pytest.approx(7.0, abs=0.2)  # the next try, a load
         assert "next try in 30 s" in "\n".join(instance.said)
         await instance.close()

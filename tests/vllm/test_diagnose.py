@@ -169,6 +169,7 @@ def test_what_served_once_is_started_again() -> None:
     served = "(APIServer pid=7) INFO:     Application startup complete."
     failed = f"{CORE}torch.OutOfMemoryError: CUDA out of memory."
     assert diagnose(1, [failed]).is_configuration
+    assert diagnose(1, [failed]).lacks_memory
     assert not diagnose(1, [served, failed]).is_configuration
 
 

@@ -65,6 +65,7 @@ _RULES = (
         r"cannot allocate memory|ErrorOutOfDeviceMemory|MemoryError",
         "The engine did not get the memory it needs: choose a smaller Context Size, fewer parallel "
         "requests, fewer GPU layers, or a smaller quantisation.",
+        lacks_memory=True,
     ),
     failure_rule(
         r"address already in use|EADDRINUSE|couldn't bind|could not bind|failed to bind",
@@ -119,7 +120,8 @@ def diagnose(exit_code: int | None, tail: Sequence[str]) -> Diagnosis:
                 values = {name: value or "" for name, value in match.groupdict().items()}
                 summary = f"{rule.summary.format(**values)} It says: {line[:300]}"
                 # What served once can serve again: then it was the requests, not the settings.
-                return Diagnosis(rule.is_configuration and not has_served, summary)
+                is_configuration = rule.is_configuration and not has_served
+                return Diagnosis(is_configuration, summary, rule.lacks_memory)
     return by_signal or Diagnosis(False, _last_error(lines))
 
 
