@@ -27,11 +27,14 @@ class MemoryReadings:
         self._reader: MachineReader | None = None
         self.gpus: Sequence[str] = ()
         """UUIDs of the instance's GPUs, in the order of its pools; known after the first `available`."""
+        self.gpu_names: Sequence[str] = ()
+        """What the driver calls them."""
 
     async def available(self) -> AvailableMemory:
         """What can be had now."""
         found = await in_background(available_memory, self._environ)
         self.gpus = [gpu.uuid for gpu in found.gpus]
+        self.gpu_names = [gpu.name for gpu in found.gpus]
         return found
 
     def available_host(self) -> int:

@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from common.engines.contract import EngineState
 from common.errors import ConfigurationError, DeployError
-from common.gateway.models import MemoryView, ModelStatus
 from common.gateway.served_engine import ServedEngine
 from common.memory.contract import Bytes, Footprint, MemoryPolicy, Tier
 from common.memory.cuda_checkpoint import CudaCheckpoint
@@ -27,55 +26,43 @@ from common.memory.machine_facts import read_machine_facts
 from common.memory.offload import RunningEngine
 from common.memory.pools import gib, pool_label
 from common.memory.scheduler import MemoryScheduler
-from common.models.learned_footprints import (
-    FootprintKey,
-    LearnedFootprints,
-    footprint_key,
-    options_digest,
-)
 from common.models.memory import AvailableMemory
 from common.runtime.app import AnySettings, InstalledEngine
 from common.runtime.background import in_background
 from common.runtime.console import Console
+from common.runtime.footprint_learning import FootprintLearning, has_changed, learning
 from common.runtime.hosted_model import HostedModel
 from common.runtime.limits import InstanceLimits
 from common.runtime.memory_capacity import Capacity, capacity, held_now, host_reserve, is_gpu
 from common.runtime.memory_readings import MemoryReadings
-from common.runtime.memory_view import FinishedMove, MoveLog, SharedMemory, model_memory, move_kind
-from common.runtime.model_footprint import Aside, footprint, with_learned
+from common.runtime.memory_view import FinishedMove, MoveLog, SharedMemory, move_kind
+from common.runtime.model_footprint import Aside, footprint
+from common.runtime.model_turns import ModelTurns
 from common.runtime.placement import Placed
 from common.telemetry.recorder import Recorder
 
 READ_EVERY_S = 5.0
 """Between two measurements of what others leave of the memory."""
 _ORDER_WAIT_S = 2.0
-_NOTICEABLE = 0.02
-"""A pool that changed by less is the same: readings are never twice the same."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class _Moved:
     """What belongs to one model.
 
     Attributes:
         model: The model.
-        mover: Moves it.
         held: Its files in host RAM; None: they are never kept.
         hooks: Keep what its engine has computed; None: nothing is kept.
-        key: What measurements of it are kept under.
-        learned: Keeps them; None: nothing is kept of files outside our caches.
-        estimated: Its footprint as its files tell it.
-        told: The last measurement that was kept.
+        learning: What it takes.
+        has_process_asleep: Its engine's process stays when it is put to sleep.
     """
 
     model: HostedModel
-    mover: EngineMover
     held: HeldFiles | None
     hooks: CacheHooks | None
-    key: FootprintKey
-    learned: LearnedFootprints | None
-    estimated: Footprint
-    told: Bytes = dataclasses.field(default_factory=dict)
+    learning: FootprintLearning
+    has_process_asleep: bool
 
 
 class UniversalMemory:
@@ -165,8 +152,16 @@ class UniversalMemory:
         for note in ways.notes if can_sleep else ():
             self._console.line(f"{name}: {note}")
         estimated = self._footprint(placed, ways, can_sleep=can_sleep)
-        key, learned = await in_background(self._learned, model, placed, engine)
-        known = with_learned(estimated, await in_background(learned.find, key) if learned else None)
+        learned = await in_background(
+            learning,
+            estimated,
+            model.options.reference,
+            placed,
+            engine,
+            model.supervisor.spec,
+            self._readings.gpu_names,
+        )
+        known = await in_background(learned.known)
         held = self._files(placed) if can_sleep else None
         hooks = engine.cache_hooks(
             placed.plan, self._settings, lambda line: self._console.line(f"{name}: {line}")
@@ -182,7 +177,7 @@ class UniversalMemory:
             model.supervisor,
             FreedCheck(
                 self._readings.use if self._readings.gpus else None,
-                lambda: {p: n for p, n in scheduler.view(name).footprint.gpu.items() if is_gpu(p)},
+                lambda: _freed_by_leaving(scheduler.view(name).footprint),
                 settle_s=self._limits.settle_s,
             ),
             offloads=ways.asleep if can_sleep else (),
@@ -193,7 +188,7 @@ class UniversalMemory:
             limits=self._limits.mover,
             say=lambda line: self._console.line(f"{name}: {line}"),
         )
-        self._moved[name] = _Moved(model, mover, held, hooks, key, learned, estimated)
+        self._moved[name] = _Moved(model, held, hooks, learned, can_sleep and bool(ways.asleep))
         wanted = model.options.memory_policy
         policy = MemoryPolicy(
             priority=wanted.priority,
@@ -204,7 +199,7 @@ class UniversalMemory:
         )
         scheduler.add(name, known, mover, policy, demand)
         demand.on_left = functools.partial(scheduler.left, name)
-        await model.start(_ModelTurns(self, scheduler, name, policy))
+        await model.start(ModelTurns(scheduler, name, policy, can_sleep=can_sleep))
         if policy.preload is not False:
             load = asyncio.ensure_future(self._preload(name, known, is_asked=bool(policy.preload)))
             self._loads.add(load)
@@ -242,8 +237,11 @@ class UniversalMemory:
             return
         self._follow(memory, measured, resting)
         for name, moved in self._moved.items():
-            if resting.get(name) is Tier.GPU and moved.model.answers:
-                await self._learn(moved, measured.get(name, {}))
+            tier = resting.get(name)
+            if (tier is Tier.GPU and moved.model.answers) or (
+                tier is Tier.CPU and moved.has_process_asleep
+            ):
+                await self._learn(moved, tier, measured.get(name, {}))
 
     async def close(self) -> None:
         """Move nothing any more; the engines are left to whoever stops them."""
@@ -265,31 +263,6 @@ class UniversalMemory:
     def shared(self) -> SharedMemory | None:
         """What the page shows beside the models; None: no model is there yet."""
         return SharedMemory(self._capacity.pools, self._moves) if self._scheduler else None
-
-    def view(self, scheduler: MemoryScheduler, name: str, policy: MemoryPolicy) -> MemoryView:
-        """Where a model is and what it takes."""
-        seen = scheduler.view(name)
-        return model_memory(
-            seen.tier,
-            seen.moving_to,
-            seen.footprint,
-            policy,
-            waiting=seen.waiting,
-            reason=seen.reason,
-            can_sleep=Tier.CPU in self._capacity.away,
-        )
-
-    def closed_status(self, scheduler: MemoryScheduler, name: str) -> ModelStatus:
-        """What clients see of a model that takes no request at once."""
-        seen = scheduler.view(name)
-        if seen.moving_to is Tier.GPU:
-            return "loading"
-        is_asleep = seen.tier is Tier.CPU and seen.moving_to is not Tier.DISK
-        leaves_for_sleep = seen.tier is Tier.GPU and (
-            seen.moving_to is Tier.CPU
-            or (seen.moving_to is None and Tier.CPU in self._capacity.away)
-        )
-        return "sleeping" if is_asleep or leaves_for_sleep else "offloaded"
 
     # Numbers.
 
@@ -316,31 +289,11 @@ class UniversalMemory:
             reserve_bytes=host_reserve(self._readings.available_host()),
         )
 
-    def _learned(
-        self, model: HostedModel, placed: Placed, engine: InstalledEngine
-    ) -> tuple[FootprintKey, LearnedFootprints | None]:
-        assert model.supervisor is not None
-        spec = model.supervisor.spec
-        private = {str(placed.plan.path), str(spec.address.socket_path)}
-        key = footprint_key(
-            model.options.reference,
-            placed.files,
-            self._readings.gpus,
-            options_digest(spec.command.argv, private),
-            f"{engine.label} {engine.version}",
-        )
-        folder = placed.files.state_folder
-        return key, LearnedFootprints(folder) if folder is not None else None
-
-    async def _learn(self, moved: _Moved, measured: Bytes) -> None:
-        """Keep what a model was measured to take, where that is news."""
+    async def _learn(self, moved: _Moved, tier: Tier, measured: Bytes) -> None:
         assert self._scheduler is not None
-        if moved.learned is None or not _is_news(moved.told, measured):
-            return
-        moved.told = dict(measured)
-        await in_background(moved.learned.learn, moved.key, measured)
-        known = await in_background(moved.learned.find, moved.key)
-        self._scheduler.set_footprint(moved.model.name, with_learned(moved.estimated, known))
+        known = await in_background(moved.learning.learn, tier, measured)
+        if known is not None:
+            self._scheduler.set_footprint(moved.model.name, known)
 
     def _resting(self) -> dict[str, Tier] | None:
         """The tier of each model; None while one moves."""
@@ -363,7 +316,7 @@ class UniversalMemory:
         found = capacity(
             self._settings.memory, memory, held_now(measured, counted), self._machine.architecture
         )
-        if _is_news(self._capacity.pools, found.pools, both_ways=True):
+        if has_changed(self._capacity.pools, found.pools):
             self._capacity = dataclasses.replace(self._capacity, pools=found.pools)
             self._scheduler.set_capacity(found.pools)
 
@@ -400,50 +353,9 @@ class UniversalMemory:
         self._moves.add(FinishedMove(name, source, target, seconds, reason, time.time()))
 
 
-class _ModelTurns:
-    """Implements `common.runtime.hosted_model.Turns` for one model."""
-
-    def __init__(
-        self, memory: UniversalMemory, scheduler: MemoryScheduler, name: str, policy: MemoryPolicy
-    ) -> None:
-        self._memory = memory
-        self._scheduler = scheduler
-        self._name = name
-        self._policy = policy
-
-    @property
-    def is_open(self) -> bool:
-        return self._scheduler.is_open(self._name)
-
-    @property
-    def closed_status(self) -> ModelStatus:
-        return self._memory.closed_status(self._scheduler, self._name)
-
-    @property
-    def view(self) -> MemoryView:
-        return self._memory.view(self._scheduler, self._name, self._policy)
-
-    async def ensure_open(self, timeout_s: float | None) -> None:
-        await self._scheduler.ensure_ready(self._name, timeout_s)
-
-    async def load(self) -> None:
-        await self._scheduler.load(self._name)
-
-    async def sleep(self) -> None:
-        await self._scheduler.sleep(self._name)
-
-    async def unload(self) -> None:
-        await self._scheduler.unload(self._name)
-
-
-def _is_news(before: Bytes, now: Bytes, *, both_ways: bool = False) -> bool:
-    """Whether a pool has noticeably more than before, or less as well."""
-    for pool in {**before, **now}:
-        old, new = before.get(pool, 0), now.get(pool, 0)
-        more = abs(new - old) if both_ways else new - old
-        if more > _NOTICEABLE * max(old, 1):
-            return True
-    return False
+def _freed_by_leaving(takes: Footprint) -> Bytes:
+    """What comes back of the GPUs when a model is put to sleep."""
+    return {pool: size - takes.cpu.get(pool, 0) for pool, size in takes.gpu.items() if is_gpu(pool)}
 
 
 def capacity_text(found: Capacity) -> str:
