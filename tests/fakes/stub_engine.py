@@ -15,6 +15,7 @@ import asyncio
 import gzip
 import hashlib
 import json
+import mmap
 import os
 import signal
 import sys
@@ -94,6 +95,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ignore-term", action="store_true", help="ignores SIGTERM and SIGINT")
     parser.add_argument("--fork-child", action="store_true", help="a child that keeps the pipes")
     parser.add_argument("--exit-code", type=int, help="exit at once (or at --exit-after) with it")
+    parser.add_argument("--fail-while", help="exit(1) with this file's words while it is there")
+    parser.add_argument("--ballast-mib", type=int, default=0, help="memory that POST /sleep frees")
     parser.add_argument("--print", action="append", default=[], dest="lines", metavar="LINE")
     parser.add_argument("--last-words", default="", help="printed when it ends")
     parser.add_argument("--print-stderr", action="append", default=[], metavar="LINE")
@@ -111,6 +114,14 @@ class StubEngine:
         self.stats = Stats()
         self.started = time.monotonic()
         self._transports: set[int] = set()
+        self._ballast: mmap.mmap | None = None
+        self._load_ballast()
+
+    def _load_ballast(self) -> None:
+        if self.args.ballast_mib and self._ballast is None:
+            self._ballast = mmap.mmap(-1, self.args.ballast_mib << 20)
+            for page in range(0, len(self._ballast), mmap.PAGESIZE):
+                self._ballast[page] = 1
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=1 << 30, middlewares=[self._count])
@@ -431,6 +442,11 @@ class StubEngine:
 
     async def admin(self, request: web.Request) -> web.Response:
         self.stats.admin_hits += 1
+        if request.path == "/sleep" and self._ballast is not None:
+            self._ballast.close()
+            self._ballast = None
+        if request.path == "/wake_up":
+            self._load_ballast()
         return web.json_response({"admin": True})
 
 
@@ -482,6 +498,10 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     for line in args.lines:
         say(line)
+    if args.fail_while and os.path.exists(args.fail_while):
+        with open(args.fail_while, encoding="utf-8") as words:
+            say(words.read())
+        return 1
     for line in args.print_stderr:
         say(line, sys.stderr)
     if args.fork_child:

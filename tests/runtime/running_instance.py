@@ -16,6 +16,7 @@ import aiohttp
 from common.runtime.checking import check_parameters
 from common.runtime.console import Console
 from common.runtime.instance import Instance
+from common.runtime.limits import InstanceLimits
 from common.runtime.stopping import StopRequest
 from tests.runtime.stub_app import StubApp
 
@@ -83,6 +84,7 @@ async def serving(
     *,
     shared: Mapping[str, object] | None = None,
     options: Mapping[str, Mapping[str, object]] | None = None,
+    limits: InstanceLimits | None = None,
 ) -> AsyncIterator[Running]:
     """Serve models by name and reference.
 
@@ -92,6 +94,7 @@ async def serving(
         references: By name.
         shared: Parameters of the instance.
         options: Further options of models, by name.
+        limits: The instance's times; None: the usual ones.
     """
     models = [
         {"model": reference, "model_endpoint_name": name, **(options or {}).get(name, {})}
@@ -116,6 +119,7 @@ async def serving(
         name="test",
         task_id=None,
         environ=environ,
+        limits=limits,
     )
     try:
         await instance.start()

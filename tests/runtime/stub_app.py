@@ -27,6 +27,8 @@ Install = Callable[[Callable[[str], None], threading.Event], None]
 class StubEngine:
     """Runs the stub with flags by model name; configuration errors say ``bad option``.
 
+    One that lacks memory says ``out of memory``.
+
     Attributes:
         plans: Takes every plan that a command was written for.
         problems: What `check` finds wrong with each model.
@@ -70,7 +72,10 @@ class StubEngine:
 
     def diagnose(self, exit_code: int | None, tail: Sequence[str]) -> Diagnosis:
         bad = [line for line in tail if "bad option" in line]
-        return Diagnosis(bool(bad), f"It says: {bad[-1]}." if bad else "")
+        short = [line for line in tail if "out of memory" in line]
+        said = bad or short
+        summary = f"It says: {said[-1]}." if said else ""
+        return Diagnosis(bool(bad), summary, lacks_memory=bool(short))
 
     def offloads(
         self, plan: ModelPlan, settings: AnySettings, machine: MachineFacts

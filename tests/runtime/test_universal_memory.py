@@ -3,58 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import aiohttp
 import psutil
 
-from tests.runtime.running_instance import HEADERS, Running, serving, until
-from tests.runtime.stub_app import StubApp
-
-GIB = 2**30
-OFFLOAD = {"General/enable_automatic_cpu_offloading": "true"}
-SWAP = {"General/enable_disk_swapping": "true"}
-
-
-@asynccontextmanager
-async def sharing(
-    folder: Path,
-    names: str,
-    mode: Mapping[str, object],
-    *,
-    budget_gib: float = 2.0,
-    flags: Mapping[str, tuple[str, ...]] | None = None,
-    options: Mapping[str, Mapping[str, object]] | None = None,
-) -> AsyncIterator[Running]:
-    """Serve a model for each letter, each of which needs 1 GiB of the budget."""
-    references = {}
-    for name in names:
-        path = folder / f"{name}.gguf"
-        path.write_bytes(b"GGUF" + name.encode() * 2**16)
-        references[name] = str(path)
-    app = StubApp({name: (flags or {}).get(name, ()) for name in names}, need_bytes=GIB)
-    shared = {"General/max_cuda_memory_gib": budget_gib, **mode}
-    async with serving(app, folder, references, shared=shared, options=options) as running:
-        yield running
-
-
-async def models(running: Running, path: str = "/v1/models") -> dict[str, dict[str, object]]:
-    async with (
-        aiohttp.ClientSession() as session,
-        session.get(f"{running.url}{path}", headers=HEADERS) as answer,
-    ):
-        return {entry["id"]: entry for entry in json.loads(await answer.text())["data"]}
-
-
-async def operate(running: Running, name: str, operation: str) -> int:
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(f"{running.url}/admin/models/{name}/{operation}", headers=HEADERS) as answer,
-    ):
-        return answer.status
+from tests.runtime.running_instance import Running, until
+from tests.runtime.sharing_instance import OFFLOAD, SWAP, models, operate, sharing
 
 
 async def test_the_first_models_that_fit_are_loaded_and_the_others_at_their_first_request(
