@@ -79,7 +79,8 @@ class Supervisor:
         self._run: EngineRun | None = None
         self._last_tail: tuple[str, ...] = ()
         self._failure: EngineError | None = None
-        self._starts = 0
+        self._has_started = False
+        self._restarts = 0
         self._ready_since: float | None = None
         self._load_s: float | None = None
         self._restart_at = 0.0
@@ -110,8 +111,8 @@ class Supervisor:
 
     @property
     def restarts(self) -> int:
-        """How often it was started again, for whatever reason."""
-        return max(0, self._starts - 1)
+        """How often it was started again because it had failed; not after a stop."""
+        return self._restarts
 
     @property
     def spec(self) -> EngineSpec:
@@ -287,7 +288,7 @@ class Supervisor:
         crashes = 0
         while True:
             self._set_state(EngineState.STARTING)
-            ending = await self._run_once()
+            ending = await self._run_once(is_restart=crashes > 0)
             if ending is None:
                 self._set_state(EngineState.STOPPED)
                 return
@@ -321,18 +322,19 @@ class Supervisor:
             if self._stop.is_made():
                 self._set_state(EngineState.STOPPED)
                 return
+            self._restarts += 1
 
     def _count_short(self, diagnosis: Diagnosis) -> int:
         """How many starts in a row lacked memory; 0 once it had it, which it may have again."""
         self._short_starts = self._short_starts + 1 if diagnosis.lacks_memory else 0
         return self._short_starts if self._load_s is None else 0
 
-    async def _run_once(self) -> Ending | None:
+    async def _run_once(self, *, is_restart: bool) -> Ending | None:
         """One run of the engine, to its end; None when it was stopped on request."""
-        if self._starts and self._address_factory:
+        if self._has_started and self._address_factory:
             self._spec = self._address_factory()
-        self._starts += 1
-        self._say_start()
+        self._has_started = True
+        self._say_start(is_restart)
         self._run = EngineRun(
             self._spec,
             limits=self._limits,
@@ -426,8 +428,8 @@ class Supervisor:
         command = self._spec.command
         return (*self._secrets, *(command.env.get(name, "") for name in command.secret_env))
 
-    def _say_start(self) -> None:
-        again = f"again (restart {self.restarts}): " if self.restarts else ""
+    def _say_start(self, is_restart: bool) -> None:
+        again = f"again (restart {self._restarts}): " if is_restart else ""
         self._say(f"starting {again}{self._spec.program.label}")
         # Among the engine's own lines: it is for whoever looks into its output.
         self._tell(f"$ {shlex.join(self._spec.command.argv)}")

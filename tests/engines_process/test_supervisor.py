@@ -140,7 +140,24 @@ async def test_start_during_a_stop_comes_after_it(launcher: Launcher) -> None:
     await supervisor.ensure_ready(10)
     await stopping
     assert launcher.states == [STARTING, READY, STOPPING, STOPPED, STARTING, READY]
-    assert supervisor.restarts == 1
+    # It was told to: that looks like no crash.
+    assert supervisor.restarts == 0
+    assert "starting again" not in launcher.console.text
+
+
+async def test_only_crashes_count_as_restarts(launcher: Launcher) -> None:
+    supervisor = launcher.supervise()
+    for restarts in (1, 2):
+        await supervisor.ensure_ready(10)
+        assert supervisor.pid is not None
+        os.kill(supervisor.pid, signal.SIGKILL)
+        await until(lambda: supervisor.state is not READY)
+        await supervisor.ensure_ready(10)
+        assert supervisor.restarts == restarts
+        await supervisor.stop()
+    starts = [line for line in launcher.console.lines if line.startswith("[engine] starting ")]
+    assert ["again" in line for line in starts] == [False, True, False, True]
+    assert "[engine] starting again (restart 2): " in starts[-1]
 
 
 async def test_crash_is_followed_by_a_restart_with_backoff(
@@ -214,7 +231,8 @@ async def test_configuration_error_is_fatal_without_restart(launcher: Launcher) 
     assert caught.value.exit_code == 1
     assert launcher.states == [STARTING, STOPPING, FATAL]
     await supervisor.start()  # an explicit start tries again
-    await until(lambda: supervisor.restarts == 1 and supervisor.state is FATAL)
+    await until(lambda: launcher.states.count(FATAL) == 2)
+    assert supervisor.restarts == 0
 
 
 async def test_missing_program_is_fatal(launcher: Launcher) -> None:
