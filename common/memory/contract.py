@@ -138,7 +138,7 @@ class Move:
     Attributes:
         model: Its name.
         to: The tier.
-        reason: Why, in words for the console, such as ``for "b", which 3 requests wait for``.
+        reason: Why, in words for the console, such as ``"b" needs its place``.
     """
 
     model: str

@@ -76,7 +76,7 @@ class _Planning:
         )
 
     def _shrink(self, excess: Amounts) -> None:
-        text = f"since there is less memory than is held: {amounts_text(excess)} too much"
+        text = f"the models hold {amounts_text(excess)} more than there is"
         self._make_room(self._victims.for_excess(excess), text, {}, closes=False)
 
     def _serve(self, model: ModelState) -> None:
@@ -118,7 +118,7 @@ class _Planning:
 
     def _stop_first(self, model: ModelState) -> None:
         if model.in_use == 0 and self._world.away:
-            text = "since it cannot be woken beside what it holds asleep; it is loaded anew"
+            text = "it cannot be woken beside what it holds asleep, and is loaded anew"
             self._begin(model, Tier.DISK, text)
             self._ledger.release(model.footprint.cpu)
 
@@ -172,7 +172,7 @@ class _Planning:
             return None
         for victim in stopped:
             ledger.release(victim.frees)
-            self._begin(victim.model, Tier.DISK, f'to let "{model.name}" sleep {text}')
+            self._begin(victim.model, Tier.DISK, f'"{model.name}" is to sleep in its place')
         ledger.keep(model.footprint.cpu)
         if not ledger.can_begin(more):
             return False
@@ -192,7 +192,7 @@ class _Planning:
                 self._look_again(due)
             elif self._victims.take(model):
                 self._ledger.release(model.footprint.gpu)
-                self._put_aside(model, f"since nobody used it for {_duration(limit)}")
+                self._put_aside(model, f"nobody used it for {_duration(limit)}")
 
     def _begin(self, model: ModelState, to: Tier, reason: str) -> None:
         self._ledger.begin(model.footprint, model.tier, to)

@@ -28,15 +28,29 @@ def pool_label(pool: str) -> str:
     if pool == HOST:
         return "host RAM"
     if pool == RESIDENT:
-        return "memory for loaded models"
+        return "RAM (Max CUDA Memory)"
     if pool == HELD:
         return "host RAM for models put aside"
     return f"GPU {pool[3:]}" if pool.startswith("gpu") else pool
 
 
+def place_label(pool: str, capacity: Bytes) -> str:
+    """Name a pool of a capacity: where there is no budget, all RAM is for models that answer."""
+    is_all = pool == RESIDENT and capacity.get(RESIDENT) == capacity.get(HOST)
+    return pool_label(HOST if is_all else pool)
+
+
 def amounts_text(amounts: Bytes) -> str:
-    """Render amounts for people, as ``4.00 GiB of GPU 0 and 1.00 GiB of host RAM``."""
-    parts = [f"{gib(n)} of {pool_label(pool)}" for pool, n in sorted(amounts.items()) if n > 0]
+    """Render amounts for people, as ``4.00 GiB of GPU 0 and 1.00 GiB of host RAM``.
+
+    RAM is named once where pools of it stand for the same bytes; without a name where that is all.
+    """
+    named = {pool: n for pool, n in sorted(amounts.items()) if n > 0}
+    if named.get(HELD) == (host := named.get(HOST)):
+        named.pop(HELD, None)
+    if host is not None and named == {RESIDENT: host, HOST: host}:
+        return gib(host)
+    parts = [f"{gib(n)} of {pool_label(pool)}" for pool, n in named.items()]
     if len(parts) < 2:
         return parts[0] if parts else "no memory"
     return f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -152,7 +152,7 @@ class SchedulerLoop:
             elif not model.in_use:
                 more = extra(model.footprint, model.tier, wish.to)
                 if Ledger(self._world(now).models, self.capacity).can_begin(more):
-                    self._begin(model, wish.to, "as an operator wants it", now)
+                    self._begin(model, wish.to, "an operator wants it", now)
                 else:
                     model.end_wish(no_room(model.name, amounts_text(more)))
 
@@ -192,7 +192,7 @@ class SchedulerLoop:
 
     def _begin(self, model: ScheduledModel, to: Tier, reason: str, now: float) -> None:
         """Begin a move; from this very step on the model takes no request."""
-        self._announcer.say(f'"{model.name}" {goes_to(to, self.capacity)} {reason}')
+        self._announcer.say(f'"{model.name}" {goes_to(to, self.capacity)}: {reason}')
         task = asyncio.get_running_loop().create_task(model.mover.move(to))
         model.move = MoveUnderWay(to, reason, now, task)
         model.gives_way = False

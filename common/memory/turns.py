@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from common.memory.contract import ModelState, Tier, World
-from common.memory.pools import Amounts, amounts_text, gib, held_in_the_end, pool_label
+from common.memory.pools import Amounts, amounts_text, gib, held_in_the_end, place_label
 
 Turn = tuple[int, float, float, int]
 
@@ -105,7 +105,7 @@ class Turns:
         return False
 
     def _refusal(self, model: ModelState, pool: str, needed: int, beside: int) -> str:
-        place = pool_label(pool)
+        place = place_label(pool, self._capacity)
         text = (
             f'"{model.name}" needs {gib(needed)} of {place}, and the instance may take '
             f"{gib(self._capacity.get(pool, 0))} there"
@@ -131,21 +131,24 @@ class Turns:
 def load_text(model: ModelState, now: float) -> str:
     """Say why a model is loaded, and how much memory that takes."""
     need = amounts_text(model.footprint.gpu)
-    if not model.waiting or model.oldest_wait is None:
-        return f"since it is wanted; it takes {need}"
-    one = model.waiting == 1
-    who = "a request that has waited" if one else f"{model.waiting} requests that have waited up to"
-    return f"for {who} {now - model.oldest_wait:.0f} s; it takes {need}"
+    waits = _waits(model, now)
+    return f"{waits}; it takes {need}" if waits else f"it is wanted, and takes {need}"
 
 
 def room_text(model: ModelState, now: float) -> str:
-    """Say for whom another model is put aside, and how much memory is wanted."""
-    need = amounts_text(model.footprint.gpu)
+    """Say for whom another model is put aside."""
+    waits = _waits(model, now)
+    return f'"{model.name}" needs its place' + (f" ({waits})" if waits else "")
+
+
+def _waits(model: ModelState, now: float) -> str:
+    """Say who waits for a model, and for how long; empty: nobody does."""
     if not model.waiting or model.oldest_wait is None:
-        return f'for "{model.name}", which is wanted and takes {need}'
-    who = "a request waits" if model.waiting == 1 else f"{model.waiting} requests wait"
-    waited = now - model.oldest_wait
-    return f'for "{model.name}", which {who} for ({waited:.0f} s) and which takes {need}'
+        return ""
+    waited = f"{now - model.oldest_wait:.0f} s"
+    if model.waiting == 1:
+        return f"a request waits, {waited}"
+    return f"{model.waiting} requests wait, up to {waited}"
 
 
 def _overdue_at(model: ModelState) -> float:

@@ -24,7 +24,7 @@ from common.memory.freed import FreedCheck
 from common.memory.held_files import HeldFiles
 from common.memory.machine_facts import read_machine_facts
 from common.memory.offload import RunningEngine
-from common.memory.pools import gib, pool_label
+from common.memory.pools import gib, place_label
 from common.memory.scheduler import MemoryScheduler
 from common.models.memory import AvailableMemory
 from common.runtime.app import AnySettings, InstalledEngine
@@ -360,6 +360,7 @@ def _freed_by_leaving(takes: Footprint) -> Bytes:
 
 def capacity_text(found: Capacity) -> str:
     """What the instance may take, in words for the console."""
-    parts = [f"{gib(size)} of {pool_label(pool)}" for pool, size in found.pools.items()]
+    places = {place_label(pool, found.pools): size for pool, size in found.pools.items()}
+    parts = [f"{gib(size)} of {place}" for place, size in places.items()]
     where = "CPU RAM" if Tier.CPU in found.away else "disk"
     return f"the models share {', '.join(parts)}; idle ones go to {where}"

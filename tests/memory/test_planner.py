@@ -23,9 +23,7 @@ def test_nothing_to_do_is_an_empty_plan() -> None:
 def test_a_model_that_fits_is_loaded_at_once() -> None:
     decided = plan(world(model("a", GPU), model("b", waited=0.5, waiting=3)))
     assert moves(decided) == {"b": GPU}
-    assert reason(decided, "b") == (
-        "for 3 requests that have waited up to 0 s; it takes 4.00 GiB of GPU 0"
-    )
+    assert reason(decided, "b") == "3 requests wait, up to 0 s; it takes 4.00 GiB of GPU 0"
 
 
 def test_all_that_fit_together_are_loaded_at_once_in_the_order_of_turns() -> None:
@@ -75,7 +73,7 @@ def test_wanted_without_a_request_comes_after_those_with_one() -> None:
     decided = plan(world(model("a", size=6, is_wanted=True), model("b", size=6, waited=0)))
     assert moves(decided) == {"b": GPU}
     decided = plan(world(model("a", size=6, is_wanted=True)))
-    assert reason(decided, "a") == "since it is wanted; it takes 6.00 GiB of GPU 0"
+    assert reason(decided, "a") == "it is wanted, and takes 6.00 GiB of GPU 0"
 
 
 def test_wanted_has_an_unused_one_give_way_and_is_never_overdue() -> None:
@@ -177,9 +175,7 @@ def test_the_least_recently_used_gives_way_and_says_for_whom() -> None:
         )
     )
     assert moves(decided) == {"b": DISK}
-    assert reason(decided, "b") == (
-        'for "c", which 3 requests wait for (2 s) and which takes 4.00 GiB of GPU 0'
-    )
+    assert reason(decided, "b") == '"c" needs its place (3 requests wait, up to 2 s)'
 
 
 def test_a_lower_priority_gives_way_before_the_least_recently_used() -> None:
@@ -315,7 +311,7 @@ def test_one_that_sleeps_longer_makes_room_in_host_ram() -> None:
     first = plan(world(asleep, victim, waiting, host=5, away=(CPU,)))
     assert moves(first) == {"a": DISK}  # "b" follows when that has ended
     assert first.closed == frozenset()
-    assert reason(first, "a").startswith('to let "b" sleep for "c", which a request waits for')
+    assert reason(first, "a") == '"b" is to sleep in its place'
     stopping = replace(asleep, moving_to=DISK)
     assert moves(plan(world(stopping, victim, waiting, host=5, away=(CPU,)))) == {}
     stopped = replace(asleep, tier=DISK)
@@ -463,7 +459,7 @@ def test_a_model_is_put_aside_when_nobody_used_it_for_long_enough() -> None:
     assert plan(world(idle, host=4, away=(CPU,))) == Plan(look_again_at=NOW + 1)
     decided = plan(world(idle, host=4, away=(CPU,), now=NOW + 1))
     assert moves(decided) == {"a": CPU}
-    assert reason(decided, "a") == "since nobody used it for 10 minutes"
+    assert reason(decided, "a") == "nobody used it for 10 minutes"
 
 
 @pytest.mark.parametrize(
@@ -492,9 +488,7 @@ def test_unused_models_leave_where_the_memory_shrank() -> None:
         )
     )
     assert moves(decided) == {"c": DISK}
-    assert reason(decided, "c") == (
-        "since there is less memory than is held: 3.00 GiB of GPU 0 too much"
-    )
+    assert reason(decided, "c") == ("the models hold 3.00 GiB of GPU 0 more than there is")
 
 
 def test_as_many_leave_as_can_where_that_is_not_enough() -> None:

@@ -532,15 +532,17 @@ def test_moves_are_said_and_told_with_their_reasons_and_seconds() -> None:
         requests = [instance.ask("a") for _ in range(3)]
         await finished(*requests)
         assert len(instance.said) == 4
-        assert instance.said[0].startswith(
-            'memory: "b" goes to CPU RAM for "a", which 3 requests wait for'
+        assert instance.said[0] == (
+            'memory: "b" goes to CPU RAM: "a" needs its place (3 requests wait, up to 0 s)'
         )
         assert instance.said[1] == 'memory: "b" is in CPU RAM after 1.0 s'
-        assert instance.said[2].startswith('memory: "a" goes to the GPU')
+        assert instance.said[2].startswith(
+            'memory: "a" goes to the GPU: 3 requests wait, up to 1 s; it takes'
+        )
         assert instance.said[3] == 'memory: "a" is on the GPU after 2.0 s'
         names = [(move[0], move[1], move[2], round(move[3], 2)) for move in instance.moved]
         assert names == [("b", GPU, CPU, 1.0), ("a", DISK, GPU, 2.0)]
-        assert instance.moved[0][4].startswith('for "a"')
+        assert instance.moved[0][4].startswith('"a" needs its place')
         assert instance.changes >= 4
         await instance.close()
 

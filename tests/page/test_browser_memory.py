@@ -113,14 +113,14 @@ async def test_what_moves_and_why_and_the_last_moves_are_listed() -> None:
     async with looking() as (page, view):
         assert await page.locator("#moving").is_hidden()
         assert await page.locator("#moves").is_hidden()
-        view.upstreams[BIG].place("gpu", "cpu", reason='for "small", which 2 requests wait for')
+        view.upstreams[BIG].place("gpu", "cpu", reason='"small" needs its place')
         view.upstreams[SMALL].place("cpu", waiting=2, reason=f'waits for "{BIG}" <b>')
         view.moved(RESTING, Tier.DISK, Tier.GPU, 12.25, "asked for by a request")
         view.moved(RESTING, Tier.GPU, Tier.DISK, 0.5, "")
         lines = page.locator("#moving li")
         await lines.nth(1).wait_for()
         assert await lines.all_inner_texts() == [
-            f'{BIG} is moving, loaded → asleep in RAM: for "small", which 2 requests wait for',
+            f'{BIG} is moving, loaded → asleep in RAM: "small" needs its place',
             f'{SMALL} 2 requests wait for it: waits for "{BIG}" <b>',
         ]
         moves = page.locator("#moves-body tr")

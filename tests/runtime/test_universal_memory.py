@@ -21,7 +21,7 @@ async def test_the_first_models_that_fit_are_loaded_and_the_others_at_their_firs
             assert status == 200, text
         tiers = [entry["tier"] for entry in (await models(running)).values()]
         assert sorted(tiers) == ["cpu", "cpu", "gpu", "gpu"]
-        assert "goes to CPU RAM for" in running.said
+        assert "goes to CPU RAM: " in running.said
 
 
 async def test_never_more_models_run_than_the_budget_has_room_for(tmp_path: Path) -> None:
