@@ -10,7 +10,7 @@ VLLM := 0.32.0
 # Drives the browser of the page's tests: Debian's chromium, nothing is downloaded for it.
 PLAYWRIGHT := 1.65.2
 ARGS ?=
-# Of `make soak`: how long, and what decides its faults and clients (empty: another one each time).
+# Of `make soak`: how long each of its two parts is, and what decides its faults and clients (empty: another one each time).
 SECONDS ?= 600
 SEED ?=
 
@@ -21,7 +21,7 @@ help:
 	@echo "make test          the tests, without the engines that need gigabytes or a compiler"
 	@echo "make test-engines  the tests of the engines; builds llama-server and installs vLLM's CPU build once, into the user's cache"
 	@echo "make test-browser  the tests of the instance's page, clicked through in Chromium (installs it as root, else says how)"
-	@echo "make soak          the gateway under load while its engines fail (SECONDS=$(SECONDS), SEED=...: repeat a run)"
+	@echo "make soak          the gateway, and models that take turns, under load while engines fail (SECONDS=$(SECONDS), SEED=...: repeat a run)"
 	@echo "make test-nginx    the gateway compared with nginx (installs it as root, else says how)"
 	@echo "make screenshots   the pictures of the page in docs/images, from the same browser"
 	@echo "make check         lint, types, stale derived files"
@@ -55,6 +55,7 @@ test-browser: $(STAMP) browser
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+	$(BIN)/python -m tests.soak.memory_soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 screenshots: $(STAMP) browser
 	$(BIN)/python -m tests.page.screenshots docs/images

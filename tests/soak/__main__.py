@@ -46,10 +46,10 @@ class Process:
         self._lock = asyncio.Lock()
 
     @classmethod
-    async def start(cls) -> Process:
+    async def start(cls, module: str, *arguments: str) -> Process:
         return cls(
             await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tests.soak.instance"),
+                *(sys.executable, "-m", module, *arguments),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=2**26,
@@ -135,7 +135,7 @@ class Soak:
 
     async def run(self) -> list[str]:
         """Run; what went wrong."""
-        process = await Process.start()
+        process = await Process.start("tests.soak.instance")
         try:
             return await self._run(process)
         finally:

@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -267,9 +267,14 @@ class Instance:
 
     def calm(self) -> dict[str, Any]:
         """The state, and how many objects of requests there are."""
-        gc.collect()
-        kinds = collections.Counter(type(thing).__name__ for thing in gc.get_objects())
-        return self.state() | {"objects": {name: kinds[name] for name in sorted(OF_REQUESTS)}}
+        return self.state() | {"objects": count_objects(OF_REQUESTS)}
+
+
+def count_objects(names: Iterable[str]) -> dict[str, int]:
+    """Objects that are left after a collection of garbage, by the names of their classes."""
+    gc.collect()
+    kinds = collections.Counter(type(thing).__name__ for thing in gc.get_objects())
+    return {name: kinds[name] for name in sorted(names)}
 
 
 class ProblemLog(logging.Handler):
