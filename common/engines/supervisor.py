@@ -79,7 +79,7 @@ class Supervisor:
         self._run: EngineRun | None = None
         self._last_tail: tuple[str, ...] = ()
         self._failure: EngineError | None = None
-        self._has_started = False
+        self._starts = 0
         self._restarts = 0
         self._ready_since: float | None = None
         self._load_s: float | None = None
@@ -108,6 +108,11 @@ class Supervisor:
     def failure(self) -> EngineError | None:
         """Why it ended last, while it is not ready again."""
         return self._failure
+
+    @property
+    def starts(self) -> int:
+        """How often it was started, for whatever reason."""
+        return self._starts
 
     @property
     def restarts(self) -> int:
@@ -331,9 +336,9 @@ class Supervisor:
 
     async def _run_once(self, *, is_restart: bool) -> Ending | None:
         """One run of the engine, to its end; None when it was stopped on request."""
-        if self._has_started and self._address_factory:
+        if self._starts and self._address_factory:
             self._spec = self._address_factory()
-        self._has_started = True
+        self._starts += 1
         self._say_start(is_restart)
         self._run = EngineRun(
             self._spec,

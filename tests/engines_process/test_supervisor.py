@@ -232,6 +232,7 @@ async def test_configuration_error_is_fatal_without_restart(launcher: Launcher) 
     assert launcher.states == [STARTING, STOPPING, FATAL]
     await supervisor.start()  # an explicit start tries again
     await until(lambda: launcher.states.count(FATAL) == 2)
+    assert supervisor.starts == 2
     assert supervisor.restarts == 0
 
 
