@@ -7,6 +7,8 @@ directory, as ``clearml-deploy bench NAME``:
 * ``start_time``: from the launch to the first token through a queue and an agent, against the same
   engine started by hand;
 * ``throughput``: tokens per second through the gateway against the engine direct;
+* ``switch_time``: from a request for a model that was put aside to its first token, against the same
+  engines ended and started by hand;
 * ``footprint``: memory and processor time of an idle instance without its engine;
 * ``telemetry``: processor time that the record of one request costs;
 * ``gateway``: what the gateway, nginx and other proxies cost in front of a stub engine.
@@ -17,5 +19,5 @@ installed package.
 
 from __future__ import annotations
 
-NAMES = ("start_time", "throughput", "footprint", "telemetry", "gateway")
+NAMES = ("start_time", "throughput", "switch_time", "footprint", "telemetry", "gateway")
 """The benchmarks, each a module or a package of this package with a click command `main`."""

@@ -11,8 +11,9 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import requests
@@ -40,18 +41,70 @@ class ServedInstance:
     engine: Target
 
 
+@dataclass(frozen=True)
+class RunningInstance:
+    """An instance that runs below this process; its models may still be loading.
+
+    Attributes:
+        process: Its own process.
+        console: The file that its console goes to.
+        url: Where its gateway listens.
+        key: Opens everything.
+    """
+
+    process: subprocess.Popen[bytes]
+    console: Path
+    url: str
+    key: str
+
+    def text(self) -> str:
+        """What its console says so far."""
+        return self.console.read_text(encoding="utf-8", errors="replace")
+
+    def ask(self, path: str, method: str = "GET") -> dict[str, Any]:
+        """Ask one of the gateway's own routes.
+
+        Raises:
+            BenchmarkError: It did not answer with 200.
+        """
+        answer = requests.request(
+            method,
+            f"{self.url}{path}",
+            headers={"Authorization": f"Bearer {self.key}"},
+            timeout=_READY_S,
+            proxies={"http": ""},
+        )
+        if answer.status_code != 200:
+            raise BenchmarkError(f"{method} {path} answered {answer.status_code}: {answer.text}")
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def check(self) -> None:
+        """Make sure that it still runs.
+
+        Raises:
+            BenchmarkError: It ended; with its console.
+        """
+        if self.process.poll() is not None:
+            raise BenchmarkError(f"the instance ended:\n{self.text()}")
+
+
 @contextmanager
-def local_instance(
-    parameters: Mapping[str, object], *, environ: Mapping[str, str] | None = None
-) -> Iterator[ServedInstance]:
-    """Run ``clearml-deploy run llamacpp`` until its model is ready; it is ended at the end.
+def running_instance(
+    parameters: Mapping[str, object],
+    *,
+    environ: Mapping[str, str] | None = None,
+    is_offline: bool = True,
+) -> Iterator[RunningInstance]:
+    """Run ``clearml-deploy run llamacpp`` until its gateway listens; it is ended at the end.
 
     Args:
         parameters: ``Section/name`` to value; host and key are added.
-        environ: Names a ClearML server; None runs it offline.
+        environ: Variables that it gets beside this process's own.
+        is_offline: It needs no ClearML server; else `environ` names one.
 
     Raises:
-        BenchmarkError: It ended, or was not ready in time; with its console.
+        BenchmarkError: It ended, or did not listen in time; with its console.
     """
     key = secrets.token_hex(16)
     given = {"General/host": "127.0.0.1", "General/api_key": key, **parameters}
@@ -61,7 +114,7 @@ def local_instance(
         config.write_text(json.dumps(given), encoding="utf-8")
         console = Path(folder) / "console.txt"
         command = [sys.executable, "-m", "common.cli.main", "run", "llamacpp"]
-        command += ["--config", str(config), *([] if environ else ["--offline"])]
+        command += ["--config", str(config), *(["--offline"] if is_offline else [])]
         with console.open("wb") as stream:
             process = subprocess.Popen(
                 command,
@@ -77,30 +130,44 @@ def local_instance(
                 start_new_session=True,
             )
         try:
-            yield _wait_ready(process, console, key)
+            yield _wait_serving(RunningInstance(process, console, "", key))
         finally:
             end_process(process)
 
 
-def _wait_ready(process: subprocess.Popen[bytes], console: Path, key: str) -> ServedInstance:
-    def text() -> str:
-        return console.read_text(encoding="utf-8", errors="replace")
-
+def _wait_serving(started: RunningInstance) -> RunningInstance:
     def serving() -> str | None:
-        if process.poll() is not None:
-            raise BenchmarkError(f"the instance ended:\n{text()}")
-        found = _SERVING.search(text())
+        started.check()
+        found = _SERVING.search(started.text())
         return found.group(1) if found else None
 
-    def ready() -> str | None:
-        (model,) = _models(url, key)
-        if process.poll() is not None or model["status"] == "failed":
-            raise BenchmarkError(f"the instance failed:\n{text()}")
-        return model["id"] if model["status"] == "ready" else None
+    return replace(started, url=wait_until(serving, _READY_S, "the gateway opens"))
 
-    url = wait_until(serving, _READY_S, "the gateway opens")
-    name = wait_until(ready, _READY_S, "the model is ready")
-    return describe_instance(process.pid, f"{url}/v1", name, key)
+
+@contextmanager
+def local_instance(
+    parameters: Mapping[str, object], *, environ: Mapping[str, str] | None = None
+) -> Iterator[ServedInstance]:
+    """Run ``clearml-deploy run llamacpp`` until its only model is ready; it is ended at the end.
+
+    Args:
+        parameters: ``Section/name`` to value; host and key are added.
+        environ: Names a ClearML server; None runs it offline.
+
+    Raises:
+        BenchmarkError: It ended, or was not ready in time; with its console.
+    """
+    with running_instance(parameters, environ=environ, is_offline=not environ) as running:
+
+        def ready() -> str | None:
+            running.check()
+            (model,) = running.ask("/v1/models")["data"]
+            if model["status"] == "failed":
+                raise BenchmarkError(f"the instance failed:\n{running.text()}")
+            return str(model["id"]) if model["status"] == "ready" else None
+
+        name = wait_until(ready, _READY_S, "the model is ready")
+        yield describe_instance(running.process.pid, f"{running.url}/v1", name, running.key)
 
 
 def describe_instance(pid: int, base_url: str, model: str, key: str) -> ServedInstance:
@@ -110,17 +177,6 @@ def describe_instance(pid: int, base_url: str, model: str, key: str) -> ServedIn
         gateway=Target(base_url, model, key=key),
         engine=_engine_of(pid, model),
     )
-
-
-def _models(url: str, key: str) -> list[dict[str, str]]:
-    answer = requests.get(
-        f"{url}/v1/models",
-        headers={"Authorization": f"Bearer {key}"},
-        timeout=10,
-        proxies={"http": ""},
-    )
-    data: list[dict[str, str]] = answer.json()["data"]
-    return data
 
 
 def _engine_of(pid: int, model: str) -> Target:

@@ -20,6 +20,8 @@ import click
 
 _PROMPT = "Tell me what plants need to grow, and how a gardener provides it."
 _COUNT = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
+# What a stream gets while its model is not ready yet.
+_COMMENTS = re.compile(rb"(?::[^\n]*\n+)+")
 # The closing event with the usage is below 1 KiB in llama.cpp.
 _TAIL_BYTES = 4096
 
@@ -58,7 +60,8 @@ class LoadResult:
     Attributes:
         wall_s: From before the first request to after the last answer.
         tokens: Generated, as the engine counts them.
-        first_token_s: Of each request, from sending it to the first bytes of its answer's body.
+        first_token_s: Of each request, from sending it to the first bytes of its answer's body,
+            comments of a stream that waits left out.
         cpu_s: Processor time of the load generator meanwhile.
     """
 
@@ -148,7 +151,7 @@ async def _ask(session: aiohttp.ClientSession, load: Load) -> tuple[int, float]:
         if response.status != 200:
             raise LoadError(f"{url} answered {response.status}: {await response.text()}")
         while data := await response.content.readany():
-            if first is None:
+            if first is None and not _COMMENTS.fullmatch(data):
                 first = time.perf_counter() - started
             tail = (tail + data)[-_TAIL_BYTES:]
     counts = _COUNT.findall(tail)
