@@ -95,6 +95,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ignore-term", action="store_true", help="ignores SIGTERM and SIGINT")
     parser.add_argument("--fork-child", action="store_true", help="a child that keeps the pipes")
     parser.add_argument("--exit-code", type=int, help="exit at once (or at --exit-after) with it")
+    parser.add_argument("--starts", help="file that gets a line at each start")
     parser.add_argument("--fail-while", help="exit(1) with this file's words while it is there")
     parser.add_argument("--ballast-mib", type=int, default=0, help="memory that POST /sleep frees")
     parser.add_argument("--print", action="append", default=[], dest="lines", metavar="LINE")
@@ -498,6 +499,9 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     for line in args.lines:
         say(line)
+    if args.starts:
+        with open(args.starts, "a", encoding="utf-8") as starts:
+            starts.write(f"{os.getpid()}\n")
     if args.fail_while and os.path.exists(args.fail_while):
         with open(args.fail_while, encoding="utf-8") as words:
             say(words.read())

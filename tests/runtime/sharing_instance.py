@@ -26,7 +26,6 @@ from tests.runtime.stub_app import StubApp
 GIB = 2**30
 OFFLOAD = {"General/enable_automatic_cpu_offloading": "true"}
 SWAP = {"General/enable_disk_swapping": "true"}
-NOT_AT_START: Mapping[str, object] = {"preload": False}
 OUT_OF_MEMORY = "CUDA error: out of memory"
 BALLAST = ("--ballast-mib", "256")
 """Memory of an engine's own, which it frees when it is put to sleep: most of what it has."""
@@ -50,6 +49,7 @@ async def sharing(
     mode: Mapping[str, object],
     *,
     budget_gib: float = 2.0,
+    first: str | None = None,
     flags: Mapping[str, tuple[str, ...]] | None = None,
     options: Mapping[str, Mapping[str, object]] | None = None,
     limits: InstanceLimits | None = None,
@@ -62,6 +62,8 @@ async def sharing(
         names: A letter for each model.
         mode: How the models share, `OFFLOAD` or `SWAP`, and further parameters.
         budget_gib: What they share.
+        first: Those that are loaded at the start, and no others; None: the first ones that fit, as far
+            as they are all known soon enough.
         flags: Of the engines, by model.
         options: Of the models, by name.
         limits: The instance's times.
@@ -73,13 +75,21 @@ async def sharing(
         path.write_bytes(b"GGUF" + name.encode() * 2**16)
         references[name] = str(path)
     app = StubApp(
-        {name: (flags or {}).get(name, ()) for name in names},
+        {
+            name: ("--starts", str(folder / f"{name}.starts"), *(flags or {}).get(name, ()))
+            for name in names
+        },
         need_bytes=GIB,
         installed=installed or {},
     )
+    given: dict[str, dict[str, object]] = {
+        name: {} if first is None or name in first else {"preload": False} for name in names
+    }
+    for name, more in (options or {}).items():
+        given[name] |= more
     shared = {"General/max_cuda_memory_gib": budget_gib, **mode}
     async with serving(
-        app, folder, references, shared=shared, options=options, limits=limits
+        app, folder, references, shared=shared, options=given, limits=limits
     ) as running:
         yield running
 
@@ -184,6 +194,12 @@ def waiting(running: Running, name: str) -> int:
     """Requests that wait for a model."""
     memory = next(model.memory for model in running.instance.models if model.name == name)
     return memory.waiting if memory is not None else 0
+
+
+def starts(folder: Path, name: str) -> int:
+    """How often a model's engine was started, in an instance of this folder."""
+    told = folder / f"{name}.starts"
+    return len(told.read_text().splitlines()) if told.exists() else 0
 
 
 def is_known(running: Running, *names: str) -> bool:
