@@ -17,11 +17,11 @@ from common.engines.state import LivenessCount, LivenessLimits, StallClock, judg
 Measure = Callable[[], Awaitable[TreeUsage]]
 """Measures the engine's process tree."""
 
-# Between two questions while it starts: about a twentieth of the time that it took so far, so that little
+# Between two questions while it starts: a hundredth of a second and a 25th of the time so far, so that little
 # of a load is spent in a pause after its end; a small model is ready in 0.2 s.
-POLL_FIRST_S = 0.02
+POLL_FIRST_S = 0.01
 POLL_MAX_S = 0.5
-POLL_GROWTH = 1.05
+POLL_GROWTH = 1.04
 # Between two measurements of the bytes moved while it starts; each reads all of /proc.
 MEASURE_INTERVAL_S = 2.0
 # An engine that used this share of a processor between two probes is at work.
