@@ -178,10 +178,11 @@ class Instance:
             await asyncio.wait({self._preparing}, timeout=_CANCEL_GRACE_S)
             self._preparing.cancel()
             await asyncio.gather(self._preparing, return_exceptions=True)
-        if self.memory is not None:
-            await self.memory.close()
+        # Begun first: it begins no move from then on. Those under way end no later than the engines.
+        moves = [asyncio.ensure_future(self.memory.close())] if self.memory is not None else []
         await asyncio.gather(*(model.stop(ENGINE_GRACE_S) for model in self.models))
         if self.memory is not None:
+            await asyncio.wait(moves, timeout=_CANCEL_GRACE_S)
             self.memory.release()
         if self.gateway is not None:
             await self.gateway.stop()

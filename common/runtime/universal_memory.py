@@ -244,13 +244,16 @@ class UniversalMemory:
                 await self._learn(moved, tier, measured.get(name, {}))
 
     async def close(self) -> None:
-        """Move nothing any more; the engines are left to whoever stops them."""
+        """Move nothing any more, from the first step on; returns when nothing moves.
+
+        The engines are left to whoever stops them: a move that waits for the end of one ends with it.
+        """
         for load in self._loads:
             load.cancel()
-        if self._loads:
-            await asyncio.wait(self._loads)
         if self._scheduler is not None:
             await self._scheduler.close()
+        if self._loads:
+            await asyncio.wait(self._loads)
 
     def release(self) -> None:
         """Give back what is kept for engines, when none runs any more."""
