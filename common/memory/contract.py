@@ -169,8 +169,17 @@ class Plan:
 class ModelMover(Protocol):
     """Carries out the moves of one model. One move at a time."""
 
-    async def move(self, to: Tier) -> Tier:
+    async def move(self, to: Tier, *, ends_process: bool = False) -> Tier:
         """Move the model; returns the tier that it reached.
+
+        A model on disk may have kept its engine's process, without its weights (`keeps_process`), for
+        a faster way back. What such a process holds is no part of the footprint: whoever tells the
+        capacity takes it off there.
+
+        Args:
+            to: The tier.
+            ends_process: Only with `Tier.DISK`: the process ends in any case. This alone is allowed
+                on a model that is in the tier already.
 
         That is `to`, or a lower one where the move had to escalate: a model whose memory was not
         freed by being put to sleep is stopped. A cancelled move to the GPU tier leaves the model on
@@ -185,3 +194,7 @@ class ModelMover(Protocol):
     @property
     def tier(self) -> Tier:
         """Where the model is, between moves: a crash while asleep has it on disk."""
+
+    @property
+    def keeps_process(self) -> bool:
+        """Whether the model is on disk and its engine's process is still there."""

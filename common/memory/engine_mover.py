@@ -3,6 +3,10 @@
 From the GPU to host RAM there are several ways, and the memory that they freed is measured after
 each; one that freed too little is followed by the next. The last way always works: the process is
 stopped, and the weights are kept in host RAM if there is room for them.
+
+From the GPU to disk an engine may be emptied: its process stays without its weights. The model is on
+disk then as if the engine had been stopped, comes back faster, and keeps its process until that is told
+to end (`EngineMover.move`), crashes or cannot be brought back.
 """
 
 from __future__ import annotations
@@ -37,7 +41,10 @@ class EngineMover:
     Args:
         supervisor: Runs the engine; from now on only this starts, parks and stops it.
         freed: Measures what a move freed.
-        offloads: Ways to put the engine aside with its process kept, the best first.
+        offloads: Ways to put the engine aside with its process kept and its weights in host RAM, the
+            best first.
+        emptied: Ways for the disk: its process is kept without its weights.
+        may_empty: Whether there is room for what the process keeps; asked before each such move.
         files: Keeps the weights of the stopped engine in host RAM; None: they cannot be.
         keep_held: The weights stay locked also while the engine runs, since it maps the same pages.
         before_leaving: Called with a ready engine that is about to be stopped.
@@ -52,6 +59,8 @@ class EngineMover:
         freed: FreedCheck,
         *,
         offloads: Sequence[Offload] = (),
+        emptied: Sequence[Offload] = (),
+        may_empty: Callable[[], bool] = lambda: True,
         files: HeldFiles | None = None,
         keep_held: bool = False,
         before_leaving: EngineHook | None = None,
@@ -61,13 +70,16 @@ class EngineMover:
     ) -> None:
         self._supervisor = supervisor
         self._freed = freed
+        self._asleep = tuple(offloads)
+        self._emptied = tuple(emptied)
+        self._may_empty = may_empty
         self._files = files
         self._keep_held = keep_held
         self._before_leaving = before_leaving
         self._after_coming = after_coming
         self._limits = limits or MoverLimits()
         self._listener = say
-        self._sleep = EngineSleep(supervisor, freed, offloads, self._limits, self._say)
+        self._sleep = EngineSleep(supervisor, freed, self._limits, self._say)
         self._is_moving = False
         self._settled = Tier.DISK
         self._has_said_unlocked = False
@@ -83,18 +95,28 @@ class EngineMover:
         if state is EngineState.READY:
             return Tier.GPU
         if state is EngineState.PARKED:
-            return Tier.CPU
+            return self._sleep.tier
         if state is EngineState.FATAL:
             return Tier.DISK
         if state is EngineState.STOPPED:
             return Tier.CPU if self._files is not None and self._files.is_held else Tier.DISK
         return self._settled
 
-    async def move(self, to: Tier) -> Tier:
+    @property
+    def keeps_process(self) -> bool:
+        """Whether the model is on disk and its engine's process is still there, emptied."""
+        is_parked = self._supervisor.state is EngineState.PARKED
+        return is_parked and not self._is_moving and self._sleep.tier is Tier.DISK
+
+    async def move(self, to: Tier, *, ends_process: bool = False) -> Tier:
         """Move the model; returns the tier that it reached, which may be a lower one.
 
         A move that is cancelled ends with the engine stopped, or ready as it was where it had not
         been touched; files that were kept stay kept.
+
+        Args:
+            to: The tier.
+            ends_process: With `Tier.DISK`: the engine is stopped, also one that was emptied.
 
         Raises:
             EngineError: A load failed for good; the model is on disk.
@@ -107,9 +129,13 @@ class EngineMover:
         self._is_moving = True
         if self._releasing is not None:
             self._releasing.cancel()
-        moves = {Tier.GPU: self._come, Tier.CPU: self._go_to_sleep, Tier.DISK: self._leave}
         try:
-            await moves[to]()
+            if to is Tier.GPU:
+                await self._come()
+            elif to is Tier.CPU:
+                await self._go_to_sleep()
+            else:
+                await self._leave(ends_process)
         except (EngineError, CapacityError):
             raise
         except Exception as error:
@@ -172,7 +198,9 @@ class EngineMover:
             await self._hold_from_disk()
             return
         try:
-            if supervisor.state is EngineState.READY and await self._sleep.begin():
+            if supervisor.state is EngineState.READY and await self._sleep.begin(
+                self._asleep, Tier.CPU
+            ):
                 self._release()  # a sleeping engine has its own copy
                 return
             if supervisor.state is EngineState.READY:
@@ -214,13 +242,35 @@ class EngineMover:
 
     # To disk, and what all need.
 
-    async def _leave(self) -> None:
-        if self._supervisor.state is EngineState.READY:
+    async def _leave(self, ends_process: bool) -> None:
+        supervisor = self._supervisor
+        if not ends_process and await self._empty():
+            self._release()
+            return
+        if supervisor.state is EngineState.READY:
             await self._call(self._before_leaving, "what it had computed was not saved")
         try:
             await self._stop()
         finally:
             self._release()
+
+    async def _empty(self) -> bool:
+        """Have the engine's process stay without its weights; False: it must be stopped."""
+        state = self._supervisor.state
+        if state is EngineState.PARKED:
+            return self._sleep.tier is Tier.DISK
+        if state is not EngineState.READY or not self._emptied:
+            return False
+        if not self._may_empty():
+            self._say("not emptied: what its process keeps is needed for others")
+            return False
+        try:
+            return await self._sleep.begin(self._emptied, Tier.DISK)
+        except asyncio.CancelledError:
+            if self._supervisor.state is not EngineState.READY:
+                await self._stop(0.0)
+                self._release()
+            raise
 
     async def _stop(self, grace_s: float | None = None) -> None:
         """End the engine, and wait a while for its memory; carried out also when cancelled."""

@@ -54,17 +54,19 @@ class ModelView:
 
 
 class Wish:
-    """An operator wants a model in a tier.
+    """An operator wants a model in a tier; on disk without a process.
 
     Attributes:
         to: The tier.
+        reason: Why, in words.
         outcome: None: it is there; else why not.
     """
 
-    __slots__ = ("outcome", "to")
+    __slots__ = ("outcome", "reason", "to")
 
-    def __init__(self, to: Tier) -> None:
+    def __init__(self, to: Tier, reason: str) -> None:
         self.to = to
+        self.reason = reason
         self.outcome: asyncio.Future[DeployError | None] = (
             asyncio.get_running_loop().create_future()
         )
@@ -170,6 +172,10 @@ class ScheduledModel:
     def is_to_leave(self) -> bool:
         """Whether an operator wants it out of the GPU tier."""
         return self.wish is not None and self.wish.to is not Tier.GPU
+
+    def keeps_process_against(self, wish: Wish) -> bool:
+        """Whether it is where an operator wants it, but for a process that it has kept."""
+        return wish.to is Tier.DISK and self.tier is Tier.DISK and self.mover.keeps_process
 
     @property
     def is_wanted(self) -> bool:

@@ -181,7 +181,8 @@ class MemoryScheduler:
     async def unload(self, name: str) -> None:
         """Stop a model, when its requests are answered; wait until it is.
 
-        It stays there until a request or an operator wants it.
+        It stays there until a request or an operator wants it. A process that a model on disk has
+        kept ends as well.
 
         Raises:
             RequestError: 409; another wish came.
@@ -189,6 +190,22 @@ class MemoryScheduler:
             DeployError: The move failed.
         """
         await self._wish(self._models[name], Tier.DISK)
+
+    async def end_process(self, name: str, reason: str) -> None:
+        """End the process that a model on disk has kept; does nothing to others, or while it moves.
+
+        Args:
+            name: The model.
+            reason: Why, in words for the console.
+
+        Raises:
+            RequestError: 409; an operator's wish came.
+            CapacityError: The instance stops.
+            DeployError: The move failed.
+        """
+        model = self._models[name]
+        if model.move is None and model.wish is None and model.mover.keeps_process:
+            await self._wish(model, Tier.DISK, reason)
 
     def set_footprint(self, name: str, footprint: Footprint) -> None:
         """Note what a model takes, as measured."""
@@ -212,12 +229,14 @@ class MemoryScheduler:
             model.end_wish(self._stopping(model.name))
         await self._loop.close()
 
-    async def _wish(self, model: ScheduledModel, to: Tier) -> None:
+    async def _wish(
+        self, model: ScheduledModel, to: Tier, reason: str = "an operator wants it"
+    ) -> None:
         if self._loop.is_closing:
             raise self._stopping(model.name)
         if model.wish is not None and model.wish.to is not to:
             model.end_wish(superseded(model.name))
-        wish = model.wish = model.wish or Wish(to)
+        wish = model.wish = model.wish or Wish(to, reason)
         self._loop.ring()
         await asyncio.wait({wish.outcome})
         error = one_more(wish.outcome.result())

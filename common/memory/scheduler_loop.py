@@ -147,12 +147,12 @@ class SchedulerLoop:
             if model.move is not None:
                 if model.move.to is Tier.GPU and not model.waiters:
                     model.move.cancel()
-            elif DEPTH[model.tier] >= DEPTH[wish.to]:
+            elif DEPTH[model.tier] >= DEPTH[wish.to] and not model.keeps_process_against(wish):
                 model.end_wish(None)
             elif not model.in_use:
                 more = extra(model.footprint, model.tier, wish.to)
                 if Ledger(self._world(now).models, self.capacity).can_begin(more):
-                    self._begin(model, wish.to, "an operator wants it", now)
+                    self._begin(model, wish.to, wish.reason, now, ends=wish.to is Tier.DISK)
                 else:
                     model.end_wish(no_room(model.name, amounts_text(more)))
 
@@ -190,10 +190,14 @@ class SchedulerLoop:
         elif not model.is_to_leave:  # an operator's move comes first
             self._begin(model, move.to, move.reason, now)
 
-    def _begin(self, model: ScheduledModel, to: Tier, reason: str, now: float) -> None:
+    def _begin(
+        self, model: ScheduledModel, to: Tier, reason: str, now: float, *, ends: bool = False
+    ) -> None:
         """Begin a move; from this very step on the model takes no request."""
-        self._announcer.say(f'"{model.name}" {goes_to(to, self.capacity)}: {reason}')
-        task = asyncio.get_running_loop().create_task(model.mover.move(to))
+        what = goes_to(to, self.capacity) if to is not model.tier else "gives up its process"
+        self._announcer.say(f'"{model.name}" {what}: {reason}')
+        moving = model.mover.move(to, ends_process=True) if ends else model.mover.move(to)
+        task = asyncio.get_running_loop().create_task(moving)
         model.move = MoveUnderWay(to, reason, now, task)
         model.gives_way = False
         task.add_done_callback(functools.partial(self._ended_move, model, model.move))

@@ -67,6 +67,8 @@ class FakeMover:
     Attributes:
         steps: How the next moves go; afterwards all succeed.
         begun: The targets of all moves, as they began.
+        keeps_process: What the property says, until a move ends the process.
+        ended: Moves that were to end the process.
     """
 
     def __init__(
@@ -86,6 +88,8 @@ class FakeMover:
         self.steps: deque[Step] = deque()
         self.begun: list[Tier] = []
         self.is_moving = False
+        self.keeps_process = False
+        self.ended = 0
         self._users = users
         self._tier = tier
         devices.hold(name, footprint.of(tier))
@@ -99,8 +103,13 @@ class FakeMover:
         self._tier = tier
         self.devices.hold(self.name, self.footprint.of(tier))
 
-    async def move(self, to: Tier) -> Tier:
+    async def move(self, to: Tier, *, ends_process: bool = False) -> Tier:
         check = self.devices.check
+        if ends_process:
+            self.ended += 1
+            if self.keeps_process:
+                self.keeps_process = False
+                return self._tier
         check(not self.is_moving, f"{self.name}: two moves at once")
         check(not self._users(), f"{self.name} moves to {to} with {self._users()} requests")
         check(to is not self._tier, f"{self.name} is in {to} already")

@@ -22,7 +22,9 @@ HELD = 8 * GIB
 OTHERS = 3 * GIB
 PLENTY = 1 << 50
 
-QUICK = MoverLimits(put_aside_s=0.5, bring_back_s=0.5, answer_s=0.5, hook_s=0.3, stop_grace_s=1.0)
+QUICK = MoverLimits(
+    put_aside_s=0.5, bring_back_s=0.5, reload_s=0.5, answer_s=0.5, hook_s=0.3, stop_grace_s=1.0
+)
 
 
 @dataclass
@@ -113,6 +115,8 @@ class Moved:
         *flags: str,
         device: Device | None = None,
         offloads: Sequence[Offload] = (),
+        emptied: Sequence[Offload] = (),
+        may_empty: Callable[[], bool] = lambda: True,
         files: Sequence[Path] = (),
         available: Callable[[], int] = lambda: PLENTY,
         held: Bytes | None = None,
@@ -131,6 +135,8 @@ class Moved:
                 device.read if device else None, lambda: held or {}, settle_s=0.3, interval_s=0.02
             ),
             offloads=offloads,
+            emptied=emptied,
+            may_empty=may_empty,
             files=self.files if files else None,
             keep_held=keep_held,
             before_leaving=before_leaving,

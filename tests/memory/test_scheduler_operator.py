@@ -87,6 +87,48 @@ def test_a_model_sleeps_when_its_requests_are_answered_and_stays_so() -> None:
     simulate(main())
 
 
+def test_a_process_that_a_model_on_disk_keeps_ends_when_told() -> None:
+    async def main() -> None:
+        instance = Instance({"gpu0": 10, "host": 100})
+        a = instance.add("a", tier=GPU)
+        b = instance.add("b")
+        await instance.scheduler.unload("a")
+        assert (a.begun, a.ended) == ([DISK], 1)
+        await instance.scheduler.unload("a")
+        await instance.scheduler.end_process("a", "no room")
+        assert a.ended == 1  # nothing is there any more
+        for end in (instance.scheduler.unload("b"), instance.scheduler.end_process("b", "no room")):
+            b.keeps_process = True
+            await end
+            assert not b.keeps_process
+        assert b.ended == 2
+        assert instance.said[-1] == 'memory: "b" gives up its process: no room'
+        assert instance.tiers() == {"a": DISK, "b": DISK}
+        b.keeps_process = True
+        request = instance.ask("b", 1.0)
+        await turns()
+        await instance.scheduler.end_process("b", "no room")  # it moves: it has use for it
+        assert b.ended == 2
+        await finished(request)
+        await instance.close()
+
+    simulate(main())
+
+
+def test_a_model_that_is_put_aside_for_another_may_keep_its_process() -> None:
+    async def main() -> None:
+        instance = Instance({"gpu0": 10}, away=(DISK,))
+        a = instance.add("a", tier=GPU)
+        instance.add("b")
+        await asyncio.sleep(40.0)
+        await finished(instance.ask("b", 1.0))
+        assert instance.tiers() == {"a": DISK, "b": GPU}
+        assert a.ended == 0
+        await instance.close()
+
+    simulate(main())
+
+
 def test_a_request_that_comes_while_its_model_is_unloaded_has_it_loaded_again() -> None:
     async def main() -> None:
         for at in (0.0, 1.0, 5.0, 5.2, 5.5):
