@@ -70,7 +70,8 @@ def _settle_load(
         delay_s = model.load_backoff.next()
         model.shortage = text
         model.retry_at = now + delay_s
-        announcer.say(f'"{model.name}" could not be loaded: {text}; next try in {delay_s:g} s')
+        then = f"next try in {delay_s:g} s" if model.waiters else "tried again when it is asked for"
+        announcer.say(f'"{model.name}" could not be loaded: {text}; {then}')
         if model.is_wanted:  # the operator can do something about it
             model.end_wish(error or CapacityError(f'"{model.name}" could not be loaded: {text}.'))
     else:

@@ -45,7 +45,7 @@ def too_late(
     models = tuple(models)
     retry_s = min(MAX_RETRY_S, max(MIN_RETRY_S, expected_s(model, models, now)))
     return CapacityError(
-        f'The model "{model.name}" was not ready within {timeout_s:g} s: '
+        f'The model "{model.name}" was not ready within {round(timeout_s, 1):g} s: '
         f"{_why_not_ready(model, models, now)}. Try again in {retry_s:.0f} s.",
         retry_after_s=retry_s,
     )

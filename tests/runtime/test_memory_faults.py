@@ -138,6 +138,39 @@ async def test_an_engine_killed_while_it_goes_to_sleep_makes_its_place_free(
         assert (await ask(running, "a")).status == 200
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_an_engine_that_ends_or_hangs_as_it_wakes_is_started_anew(
+    tmp_path: Path, number: int
+) -> None:
+    way = StubSleep()
+    limits = replace(QUICK, mover=replace(QUICK.mover, answer_s=0.3, bring_back_s=0.3))
+    async with sharing(
+        tmp_path, "a", OFFLOAD, flags={"a": BALLAST}, limits=limits, installed=asleep_by(way)
+    ) as running:
+        await running.ready("a")
+        assert await operate(running, "a", "sleep") == 200
+        first = running.pid("a")
+        way.back_goes_on.clear()
+        asked = asyncio.ensure_future(ask(running, "a"))
+        await until(lambda: "back" in way.calls)
+        kill(running, "a", number)
+        way.back_goes_on.set()
+        assert (await asked).status == 200
+        assert running.pid("a") != first
+        assert tier(running, "a") == "gpu"
+
+
+async def test_a_request_during_a_restart_in_place_waits_for_it(tmp_path: Path) -> None:
+    flags = {"a": ("--load-seconds", "0.5")}
+    async with sharing(tmp_path, "a", SWAP, flags=flags, limits=QUICK) as running:
+        await running.ready("a")
+        kill(running, "a")
+        await until(lambda: running.status("a") == "loading")
+        told = await asyncio.gather(*(ask(running, "a") for _ in range(3)))
+        assert [each.status for each in told] == [200] * 3
+        assert starts(tmp_path, "a") == 2
+
+
 # Memory that is not there.
 
 

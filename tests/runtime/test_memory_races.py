@@ -302,7 +302,7 @@ async def test_a_stream_that_waited_in_vain_is_told_so_inside_it(tmp_path: Path)
         told = await ask(running, "a", stream=True)
         assert told.status == 200  # it was out with the first comment
         assert "event: error" in told.text
-        assert "was not ready within" in told.text
+        assert "was not ready within 0.5 s" in told.text
         plain = await ask(running, "a")
         assert plain.status == 503
         assert int(plain.headers["Retry-After"]) >= 1
