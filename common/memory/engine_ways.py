@@ -39,7 +39,8 @@ class EngineOffloads:
         asleep: For the CPU tier: the process stays and its weights are in host RAM.
         emptied: For the disk tier: the process stays without its weights, which are read from the
             files again when it is brought back. Faster than a new process; stopping it frees more.
-        notes: Ways that one would expect and that are missing, with the reason, for the console.
+        notes: Ways that one would expect where models go to on this instance, and that are missing,
+            with the reason, for the console.
     """
 
     asleep: tuple[Offload, ...] = ()

@@ -70,6 +70,23 @@ def footprint(
     return Footprint(running, {**_by_pool(stays), **asleep(copied)})
 
 
+def kept_when_emptied(need: MemoryNeed, *, counts_held: bool = False) -> Bytes:
+    """What an engine's process keeps that has dropped its weights and its cache, as estimated.
+
+    Args:
+        need: What its inspection found.
+        counts_held: As for `footprint`.
+
+    Returns:
+        Bytes by pool; empty where it is not known what stays on the GPUs.
+    """
+    stays = _by_pool(need.asleep_by_gpu)
+    if not stays:
+        return {}
+    host = need.host_bytes
+    return {**stays, HOST: host, **({HELD: host} if counts_held else {})}
+
+
 def with_learned(
     estimated: Footprint, learned: Bytes | None, asleep: Bytes | None = None
 ) -> Footprint:

@@ -1,68 +1,45 @@
 """Universal Memory of one instance: puts the scheduler, the movers and the numbers together.
 
 `common.memory` decides and moves; what it is told comes from here: what the machine has
-(`memory_capacity`), what each model takes (`model_footprint`), and how often both are measured again.
+(`memory_capacity`), what each model takes (`model_footprint`), what of both changes (`memory_following`),
+and what is loaded first (`preloading`).
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import dataclasses
 import functools
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from common.engines.contract import EngineState
-from common.errors import ConfigurationError, DeployError
+from common.errors import ConfigurationError
 from common.gateway.served_engine import ServedEngine
 from common.memory.contract import Bytes, Footprint, MemoryPolicy, Tier
 from common.memory.cuda_checkpoint import CudaCheckpoint
 from common.memory.engine_mover import EngineMover
-from common.memory.engine_ways import CacheHooks, EngineOffloads, MachineFacts
+from common.memory.engine_ways import EngineOffloads, MachineFacts
 from common.memory.freed import FreedCheck
 from common.memory.held_files import HeldFiles
 from common.memory.machine_facts import read_machine_facts
 from common.memory.offload import RunningEngine
 from common.memory.pools import gib, place_label
 from common.memory.scheduler import MemoryScheduler
-from common.models.memory import AvailableMemory
 from common.runtime.app import AnySettings, InstalledEngine
 from common.runtime.background import in_background
 from common.runtime.console import Console
-from common.runtime.footprint_learning import FootprintLearning, has_changed, learning
+from common.runtime.footprint_learning import learning
 from common.runtime.hosted_model import HostedModel
 from common.runtime.limits import InstanceLimits
-from common.runtime.memory_capacity import Capacity, capacity, held_now, host_reserve, is_gpu
+from common.runtime.memory_capacity import Capacity, capacity, host_reserve
+from common.runtime.memory_following import MemoryFollowing, freed_by_leaving
 from common.runtime.memory_readings import MemoryReadings
 from common.runtime.memory_view import FinishedMove, MoveLog, SharedMemory, move_kind
-from common.runtime.model_footprint import Aside, footprint
+from common.runtime.model_footprint import Aside, footprint, kept_when_emptied
 from common.runtime.model_turns import ModelTurns
+from common.runtime.moved_model import MovedModel
 from common.runtime.placement import Placed
+from common.runtime.preloading import Preloading
 from common.telemetry.recorder import Recorder
-
-READ_EVERY_S = 5.0
-"""Between two measurements of what others leave of the memory."""
-_ORDER_WAIT_S = 2.0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Moved:
-    """What belongs to one model.
-
-    Attributes:
-        model: The model.
-        held: Its files in host RAM; None: they are never kept.
-        hooks: Keep what its engine has computed; None: nothing is kept.
-        learning: What it takes.
-        has_process_asleep: Its engine's process stays when it is put to sleep.
-    """
-
-    model: HostedModel
-    held: HeldFiles | None
-    hooks: CacheHooks | None
-    learning: FootprintLearning
-    has_process_asleep: bool
 
 
 class UniversalMemory:
@@ -97,15 +74,13 @@ class UniversalMemory:
         self._limits = limits
         self._readings = MemoryReadings(environ)
         self._moves = MoveLog()
-        self._models: tuple[HostedModel, ...] = ()
-        self._moved: dict[str, _Moved] = {}
-        self._loads: set[asyncio.Task[None]] = set()
-        self._scheduler: MemoryScheduler | None = None
+        self._moved: dict[str, MovedModel] = {}
         self._capacity = Capacity({})
         self._machine = MachineFacts("")
-        self._next_reading = 0.0
-        # What was chosen for the start takes of the pools.
-        self._planned: list[Bytes] = []
+        # From `open` on.
+        self._scheduler: MemoryScheduler | None = None
+        self._following: MemoryFollowing | None = None
+        self._preloading: Preloading | None = None
 
     async def open(self, models: Sequence[HostedModel]) -> Capacity:
         """Measure the machine, before any model is loaded.
@@ -122,14 +97,17 @@ class UniversalMemory:
         if found.problems:
             raise ConfigurationError(list(found.problems))
         self._capacity = found
-        self._models = tuple(models)
-        self._scheduler = MemoryScheduler(
+        scheduler = self._scheduler = MemoryScheduler(
             found.pools,
             found.away,
             say=self._console.line,
             on_move=self._moved_on,
             on_change=self._on_change,
         )
+        following = self._following = MemoryFollowing(
+            self._settings.memory, self._machine, self._readings, scheduler, found, self._moved
+        )
+        self._preloading = Preloading(models, lambda: following.pools, scheduler.load)
         self._console.line(f"memory: {capacity_text(found)}")
         return found
 
@@ -145,13 +123,18 @@ class UniversalMemory:
             demand: Its requests.
         """
         assert self._scheduler is not None
+        assert self._following is not None
+        assert self._preloading is not None
         assert model.supervisor is not None
         name = model.name
         can_sleep = Tier.CPU in self._capacity.away
         ways = engine.offloads(placed.plan, self._settings, self._machine)
-        for note in ways.notes if can_sleep else ():
+        for note in ways.notes:
             self._console.line(f"{name}: {note}")
         estimated = self._footprint(placed, ways, can_sleep=can_sleep)
+        kept: Bytes = {}
+        if ways.emptied and not can_sleep:
+            kept = kept_when_emptied(placed.found.need, counts_held=self._capacity.counts_held)
         learned = await in_background(
             learning,
             estimated,
@@ -172,15 +155,22 @@ class UniversalMemory:
             if hooks is not None:
                 await hooks.save(running)
 
-        scheduler = self._scheduler
+        scheduler, following = self._scheduler, self._following
+
+        def freed() -> Bytes:
+            takes = scheduler.view(name).footprint
+            return freed_by_leaving(takes.gpu, takes.cpu if can_sleep else kept)
+
         mover = EngineMover(
             model.supervisor,
             FreedCheck(
                 self._readings.use if self._readings.gpus else None,
-                lambda: _freed_by_leaving(scheduler.view(name).footprint),
+                freed,
                 settle_s=self._limits.settle_s,
             ),
             offloads=ways.asleep if can_sleep else (),
+            emptied=ways.emptied if kept else (),
+            may_empty=lambda: following.may_empty(name),
             files=held,
             keep_held=estimated.is_shared,
             before_leaving=leaving,
@@ -188,7 +178,6 @@ class UniversalMemory:
             limits=self._limits.mover,
             say=lambda line: self._console.line(f"{name}: {line}"),
         )
-        self._moved[name] = _Moved(model, held, hooks, learned, can_sleep and bool(ways.asleep))
         wanted = model.options.memory_policy
         policy = MemoryPolicy(
             priority=wanted.priority,
@@ -197,13 +186,21 @@ class UniversalMemory:
             idle_offload_s=wanted.idle_offload_s,
             max_wait_s=wanted.max_wait_s,
         )
+        self._moved[name] = MovedModel(
+            model,
+            mover,
+            demand,
+            held,
+            hooks,
+            learned,
+            has_process_asleep=can_sleep and bool(ways.asleep),
+            kept_when_emptied=kept,
+            is_pinned=policy.pinned,
+        )
         scheduler.add(name, known, mover, policy, demand)
         demand.on_left = functools.partial(scheduler.left, name)
         await model.start(ModelTurns(scheduler, name, policy, can_sleep=can_sleep))
-        if policy.preload is not False:
-            load = asyncio.ensure_future(self._preload(name, known, is_asked=bool(policy.preload)))
-            self._loads.add(load)
-            load.add_done_callback(self._loads.discard)
+        self._preloading.take(name, known.gpu, policy.preload)
 
     def changed(self, model: HostedModel) -> None:
         """Take a new state of a model's engine, which may have changed by itself."""
@@ -213,59 +210,38 @@ class UniversalMemory:
         is_given_up = supervisor is not None and supervisor.state is EngineState.FATAL
         failure = supervisor.failure if supervisor is not None and is_given_up else None
         self._scheduler.changed(model.name, failure)
+        if self._following is not None:
+            self._following.share_out()  # an engine that was emptied may have ended
 
     async def tick(self) -> None:
         """Measure again, if that is due, what others leave of the memory and what the models hold."""
-        now = time.monotonic()
-        if self._scheduler is None or now < self._next_reading:
-            return
-        self._next_reading = now + READ_EVERY_S
-        resting = self._resting()
-        if resting is None:
-            return  # what a model takes in the middle of a move says nothing
-        memory = await self._readings.available()
-        measured = await self._readings.held(
-            {
-                name: pid
-                for name, moved in self._moved.items()
-                if moved.model.supervisor is not None
-                and (pid := moved.model.supervisor.pid) is not None
-            },
-            [moved.held.held_bytes for moved in self._moved.values() if moved.held is not None],
-        )
-        if self._resting() != resting:
-            return
-        self._follow(memory, measured, resting)
-        for name, moved in self._moved.items():
-            tier = resting.get(name)
-            if (tier is Tier.GPU and moved.model.answers) or (
-                tier is Tier.CPU and moved.has_process_asleep
-            ):
-                await self._learn(moved, tier, measured.get(name, {}))
+        if self._following is not None:
+            await self._following.tick()
 
     async def close(self) -> None:
         """Move nothing any more, from the first step on; returns when nothing moves.
 
         The engines are left to whoever stops them: a move that waits for the end of one ends with it.
         """
-        for load in self._loads:
-            load.cancel()
+        if self._preloading is not None:
+            self._preloading.cancel()
+        if self._following is not None:
+            self._following.cancel()
         if self._scheduler is not None:
             await self._scheduler.close()
-        if self._loads:
-            await asyncio.wait(self._loads)
+        if self._preloading is not None:
+            await self._preloading.wait()
+        if self._following is not None:
+            await self._following.wait()
 
     def release(self) -> None:
         """Give back what is kept for engines, when none runs any more."""
         for moved in self._moved.values():
-            if moved.held is not None:
-                moved.held.release()
-            if moved.hooks is not None:
-                moved.hooks.discard()
+            moved.release()
 
     def shared(self) -> SharedMemory | None:
         """What the page shows beside the models; None: no model is there yet."""
-        return SharedMemory(self._capacity.pools, self._moves) if self._scheduler else None
+        return SharedMemory(self._following.pools, self._moves) if self._following else None
 
     # Numbers.
 
@@ -292,73 +268,11 @@ class UniversalMemory:
             reserve_bytes=host_reserve(self._readings.available_host()),
         )
 
-    async def _learn(self, moved: _Moved, tier: Tier, measured: Bytes) -> None:
-        assert self._scheduler is not None
-        known = await in_background(moved.learning.learn, tier, measured)
-        if known is not None:
-            self._scheduler.set_footprint(moved.model.name, known)
-
-    def _resting(self) -> dict[str, Tier] | None:
-        """The tier of each model; None while one moves."""
-        assert self._scheduler is not None
-        views = {name: self._scheduler.view(name) for name in self._moved}
-        if any(view.moving_to is not None for view in views.values()):
-            return None
-        return {name: view.tier for name, view in views.items()}
-
-    def _follow(
-        self, memory: AvailableMemory, measured: Mapping[str, Bytes], resting: Mapping[str, Tier]
-    ) -> None:
-        """Have the scheduler know what others leave now."""
-        assert self._scheduler is not None
-        counted = {
-            name: self._scheduler.view(name).footprint.gpu
-            for name, tier in resting.items()
-            if tier is Tier.GPU
-        }
-        found = capacity(
-            self._settings.memory, memory, held_now(measured, counted), self._machine.architecture
-        )
-        if has_changed(self._capacity.pools, found.pools):
-            self._capacity = dataclasses.replace(self._capacity, pools=found.pools)
-            self._scheduler.set_capacity(found.pools)
-
-    # Moves.
-
-    async def _preload(self, name: str, known: Footprint, *, is_asked: bool) -> None:
-        """Have a model loaded at the start; one that was not asked for if it fits beside others."""
-        assert self._scheduler is not None
-        await self._wait_for_those_before(name)
-        planned = [*self._planned, known.gpu]
-        fits = all(
-            sum(taken.get(pool, 0) for taken in planned) <= size
-            for pool, size in self._capacity.pools.items()
-        )
-        if fits or is_asked:
-            self._planned.append(known.gpu)
-            # Whoever asks for the model is told the same; the console has it from the moves.
-            with contextlib.suppress(DeployError):
-                await self._scheduler.load(name)
-
-    async def _wait_for_those_before(self, name: str) -> None:
-        """Let those that come first in the configuration choose first, but not for a long download."""
-        until = time.monotonic() + _ORDER_WAIT_S
-        for model in self._models:
-            if model.name == name:
-                return
-            while model.error is None and model.name not in self._moved:
-                if time.monotonic() >= until:
-                    return
-                await asyncio.sleep(_ORDER_WAIT_S / 40)
-
     def _moved_on(self, name: str, source: Tier, target: Tier, seconds: float, reason: str) -> None:
         self._recorder.observe_move(name, move_kind(source, target), seconds)
         self._moves.add(FinishedMove(name, source, target, seconds, reason, time.time()))
-
-
-def _freed_by_leaving(takes: Footprint) -> Bytes:
-    """What comes back of the GPUs when a model is put to sleep."""
-    return {pool: size - takes.cpu.get(pool, 0) for pool, size in takes.gpu.items() if is_gpu(pool)}
+        if self._following is not None:
+            self._following.share_out()  # before anything is decided: an engine may keep its process
 
 
 def capacity_text(found: Capacity) -> str:
