@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import aiohttp
 import psutil
@@ -53,6 +53,8 @@ NAMES = ("a", "b", "c", "d")
 NEED = 2**30
 ROOM = 2
 """Models that the budget has room for."""
+SLEEPER_MIB = 200
+"""Of an engine that can sleep: beside it what the process keeps anyway is little."""
 _ENGINE = Path(__file__).with_name("turning_engine.py")
 _SETTLED_S = 20.0
 
@@ -71,6 +73,7 @@ LIMITS = InstanceLimits(
         backoff=BackoffPolicy(first_s=0.1, max_s=0.3, reset_after_s=1.0, max_quick_crashes=10_000),
     ),
     mover=MoverLimits(put_aside_s=4.0, bring_back_s=4.0, answer_s=4.0, hook_s=4.0),
+    settle_s=0.5,
     load_wait_s=30.0,
     heartbeat_after_s=0.2,
     heartbeat_every_s=0.2,
@@ -111,6 +114,8 @@ class TurningEngine(StubEngine):
         command = super().command(plan, settings)
         argv = [sys.executable, "-I", "-S", str(_ENGINE), *command.argv[2:]]
         argv += ["--name", plan.name, "--folder", str(self.folder)]
+        if plan.name in self.sleepers:
+            argv += ["--memory-mib", str(SLEEPER_MIB)]
         return dataclasses.replace(command, argv=tuple(argv))
 
     def offloads(
@@ -145,10 +150,10 @@ class CountedMover(EngineMover):
         super().__init__(*arguments, **more)
         self._counts = counts
 
-    async def move(self, to: Tier) -> Tier:
+    async def move(self, to: Tier, *, ends_process: bool = False) -> Tier:
         source = self.tier
         try:
-            return await super().move(to)
+            return await super().move(to, ends_process=ends_process)
         finally:
             if self.tier is not source:
                 self._counts[f"{self._supervisor.spec.name} {move_kind(source, self.tier)}"] += 1
@@ -157,15 +162,22 @@ class CountedMover(EngineMover):
 class SoakConsole(Console):
     """Keeps what is said, and tells the recorder of every request's end."""
 
-    def __init__(self, recorder: NotingRecorder) -> None:
+    def __init__(self, recorder: NotingRecorder, log: TextIO | None) -> None:
         super().__init__(io.StringIO())
+        self._log = log
         self.lines: collections.deque[str] = collections.deque(maxlen=400)
         self.is_debug = True
         self._recorder = recorder
         self._began = time.monotonic()
 
     def _keep(self, text: str) -> None:
-        self.lines.append(f"{time.monotonic() - self._began:7.2f} {text}")
+        self.lines.append(self._write(text))
+
+    def _write(self, text: str) -> str:
+        line = f"{time.monotonic() - self._began:7.2f} {text}"
+        if self._log is not None:
+            self._log.write(line + "\n")
+        return line
 
     def line(self, text: str) -> None:
         self._keep(text)
@@ -174,6 +186,7 @@ class SoakConsole(Console):
         self._keep(text)
 
     def access(self, text: str) -> None:
+        self._write(text)
         self._recorder.access(text)
 
     def engine(self, model: str, text: str) -> None:
@@ -188,7 +201,7 @@ class Soaked:
         self.folder: Path = args.folder
         self.counts: collections.Counter[str] = collections.Counter()
         self.recorder = NotingRecorder(NAMES)
-        self.console = SoakConsole(self.recorder)
+        self.console = SoakConsole(self.recorder, args.log)
         self._put_in()
         self.can_sleep = args.mode == "ram"
         app = TurningApp({}, folder=self.folder, need_bytes=NEED, sleepers=frozenset(args.sleepers))
@@ -462,5 +475,6 @@ if __name__ == "__main__":
     parser.add_argument("--mode", choices=("ram", "disk"), required=True)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--options", required=True, help="JSON: of each model by its name")
+    parser.add_argument("--log", type=argparse.FileType("a"), help="gets all that is said")
     parser.add_argument("--sleepers", default="", help="models whose engines can sleep")
     run_loop(serve(parser.parse_args()))

@@ -78,6 +78,7 @@ class Phase:
             "tests.soak.memory_instance",
             *("--mode", self.mode, "--folder", str(folder), "--sleepers", sleepers),
             *("--options", json.dumps(options)),
+            *(("--log", self._totals.log) if self._totals.log else ()),
         )
         try:
             return await self._run(process, folder, len(pinned))
@@ -261,9 +262,14 @@ class Phase:
 
 
 class Totals:
-    """Of all phases."""
+    """Of all phases.
 
-    def __init__(self) -> None:
+    Args:
+        log: File that gets all that the instances say; "": none does.
+    """
+
+    def __init__(self, log: str) -> None:
+        self.log = log
         self.began = time.monotonic()
         self.faults = FaultLog()
         self.waits = Waits()
@@ -316,11 +322,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seed", default="")
     parser.add_argument("--users", type=int, default=16)
+    parser.add_argument("--log", default="", help="file that gets all that the instances say")
     args = parser.parse_args()
     seed = args.seed or secrets.token_hex(4)
     say(f"Memory soak of {args.seconds:g} s with {args.users} users, seed {seed}")
     count = max(2, round(args.seconds / PHASE_S))
-    totals = Totals()
+    totals = Totals(args.log)
     problems: list[str] = []
     for number in range(count):
         phase = Phase(number, args.seconds / count, seed, args.users, totals)

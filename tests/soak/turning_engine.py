@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import mmap
 import os
 import signal
 import sys
@@ -45,9 +46,17 @@ def take_order(folder: Path, name: str, what: str) -> str | None:
 
 
 class Registration:
-    """Shows that the engine runs, and whether it sleeps."""
+    """Shows that the engine runs, and whether it sleeps.
 
-    def __init__(self, folder: Path, name: str) -> None:
+    Args:
+        folder: Of the files.
+        name: The model.
+        memory_mib: Memory that it takes, and gives back while it sleeps: that is measured.
+    """
+
+    def __init__(self, folder: Path, name: str, memory_mib: int) -> None:
+        self._size = memory_mib * 2**20
+        self._memory = self._take()
         self.folder = folder
         self.name = name
         self._files = [folder / state / f"{name}.{os.getpid()}" for state in ("alive", "asleep")]
@@ -58,7 +67,19 @@ class Registration:
         """Tell that it goes to sleep, or is awake."""
         if is_asleep is not self.is_asleep:
             self.is_asleep = is_asleep
+            if is_asleep and self._memory is not None:
+                self._memory.close()
             self._files[not is_asleep].rename(self._files[is_asleep])
+            if not is_asleep:
+                self._memory = self._take()
+
+    def _take(self) -> mmap.mmap | None:
+        if not self._size:
+            return None
+        memory = mmap.mmap(-1, self._size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        for start in range(0, self._size, mmap.PAGESIZE):
+            memory[start] = 1
+        return memory
 
 
 class Engine:
@@ -149,10 +170,11 @@ def main() -> int:
     parser.add_argument("--socket")
     parser.add_argument("--port", type=int)
     parser.add_argument("--name", required=True)
+    parser.add_argument("--memory-mib", type=int, default=0)
     parser.add_argument("--folder", type=Path, required=True)
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    registration = Registration(args.folder, args.name)
+    registration = Registration(args.folder, args.name, args.memory_mib)
     if take_order(args.folder, args.name, "bad") is not None:
         sys.stdout.write("bad option --x\n")
         sys.stdout.flush()
