@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from common.engines.contract import EngineState
@@ -24,8 +23,8 @@ from common.memory.contract import Tier
 from common.memory.engine_sleep import EngineSleep, MoverLimits, first_line, running_engine
 from common.memory.freed import FreedCheck
 from common.memory.held_files import HeldFiles, HoldError
+from common.memory.kept_weights import KeptWeights
 from common.memory.offload import Offload, RunningEngine
-from common.memory.pools import gib
 
 __all__ = ["EngineHook", "EngineMover", "MoverLimits"]
 
@@ -73,7 +72,7 @@ class EngineMover:
         self._asleep = tuple(offloads)
         self._emptied = tuple(emptied)
         self._may_empty = may_empty
-        self._files = files
+        self._weights = KeptWeights(files, self._say)
         self._keep_held = keep_held
         self._before_leaving = before_leaving
         self._after_coming = after_coming
@@ -82,7 +81,6 @@ class EngineMover:
         self._sleep = EngineSleep(supervisor, freed, self._limits, self._say)
         self._is_moving = False
         self._settled = Tier.DISK
-        self._has_said_unlocked = False
         self._releasing: asyncio.Task[None] | None = None
 
     @property
@@ -99,7 +97,7 @@ class EngineMover:
         if state is EngineState.FATAL:
             return Tier.DISK
         if state is EngineState.STOPPED:
-            return Tier.CPU if self._files is not None and self._files.is_held else Tier.DISK
+            return Tier.CPU if self._weights.is_held else Tier.DISK
         return self._settled
 
     @property
@@ -141,7 +139,7 @@ class EngineMover:
         except Exception as error:
             logger.exception("a move of %s failed", name)
             await self._stop(0.0)
-            self._release()
+            self._weights.release()
             raise EngineCrashError(
                 f'Moving "{name}" failed, which is a mistake of this program: '
                 f"{type(error).__name__}: {error}"
@@ -167,17 +165,17 @@ class EngineMover:
         except EngineError as error:
             if error.lacks_memory and supervisor.state is not EngineState.FATAL:
                 raise CapacityError(first_line(error)) from error
-            self._release()
+            self._weights.release()
             raise
         if not self._keep_held:
-            self._release()
-        elif self._files is not None and self._files.is_held:
+            self._weights.release()
+        elif self._weights.is_held:
             self._releasing = asyncio.create_task(self._release_at_end())
 
     async def _release_at_end(self) -> None:
         """Give the RAM back when the engine is given up while it has its place."""
         await self._supervisor.wait_closed()
-        self._release()
+        self._weights.release()
 
     async def _wake(self) -> bool:
         """Wake a sleeping engine; False if it must be started."""
@@ -201,7 +199,7 @@ class EngineMover:
             if supervisor.state is EngineState.READY and await self._sleep.begin(
                 self._asleep, Tier.CPU
             ):
-                self._release()  # a sleeping engine has its own copy
+                self._weights.release()  # a sleeping engine has its own copy
                 return
             if supervisor.state is EngineState.READY:
                 await self._call(self._before_leaving, "what it had computed was not saved")
@@ -216,43 +214,29 @@ class EngineMover:
     async def _hold(self) -> None:
         """Keep the weights in host RAM if that can be; says why not."""
         try:
-            await self._hold_files()
+            await self._weights.hold()
         except (CapacityError, HoldError) as error:
             self._say(f"it goes to disk: {error}")
 
     async def _hold_from_disk(self) -> None:
         try:
-            await self._hold_files()
+            await self._weights.hold()
         except HoldError as error:
             self._say(f"it stays on disk: {error}")
-
-    async def _hold_files(self) -> None:
-        files = self._files
-        if files is None:
-            raise HoldError("Its weights cannot be kept in host RAM.")
-        if files.is_held:
-            return
-        began = time.monotonic()
-        await files.hold()
-        took_s = time.monotonic() - began
-        self._say(f"weights kept in host RAM: {gib(files.held_bytes)}, read in {took_s:.1f} s")
-        if files.why_unlocked and not self._has_said_unlocked:
-            self._has_said_unlocked = True
-            self._say(files.why_unlocked)
 
     # To disk, and what all need.
 
     async def _leave(self, ends_process: bool) -> None:
-        supervisor = self._supervisor
-        if not ends_process and await self._empty():
-            self._release()
-            return
-        if supervisor.state is EngineState.READY:
+        if self._supervisor.state is EngineState.READY:
+            # Also of an engine that is only emptied: it may end before it comes back.
             await self._call(self._before_leaving, "what it had computed was not saved")
+        if not ends_process and await self._empty():
+            self._weights.release()
+            return
         try:
             await self._stop()
         finally:
-            self._release()
+            self._weights.release()
 
     async def _empty(self) -> bool:
         """Have the engine's process stay without its weights; False: it must be stopped."""
@@ -269,7 +253,7 @@ class EngineMover:
         except asyncio.CancelledError:
             if self._supervisor.state is not EngineState.READY:
                 await self._stop(0.0)
-                self._release()
+                self._weights.release()
             raise
 
     async def _stop(self, grace_s: float | None = None) -> None:
@@ -285,10 +269,6 @@ class EngineMover:
         freed = await self._freed.after_stop(mark, had_all=had_all)
         if freed is not None and not freed.is_freed:
             self._say(f"its engine was stopped, but {freed.words}")
-
-    def _release(self) -> None:
-        if self._files is not None:
-            self._files.release()
 
     async def _call(self, hook: EngineHook | None, otherwise: str) -> None:
         engine = running_engine(self._supervisor)

@@ -204,6 +204,24 @@ async def test_a_move_that_is_cancelled_leaves_no_emptied_engine(launcher: Launc
     assert not moved.mover.keeps_process
 
 
+async def test_an_engine_is_asked_for_the_last_time_before_it_is_emptied(
+    launcher: Launcher,
+) -> None:
+    asked: list[EngineState] = []
+
+    async def ask(engine: RunningEngine) -> None:
+        asked.append(moved.supervisor.state)
+
+    device = Device()
+    ways = [ScriptedOffload(device, aside=refuse_untouched)]
+    moved = Moved(launcher, device=device, emptied=ways, before_leaving=ask)
+    for count in (1, 2):
+        await moved.mover.move(GPU)
+        assert await moved.mover.move(DISK) is DISK
+        assert asked == [READY] * count
+        ways[0]._aside = None
+
+
 async def test_the_end_of_the_instance_ends_it(launcher: Launcher) -> None:
     device = Device()
     moved = emptying(launcher, device, ScriptedOffload(device))
