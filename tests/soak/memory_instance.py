@@ -243,6 +243,7 @@ class Soaked:
             "General/drain_seconds": "3",
             "General/max_cuda_memory_gib": str(ROOM),
             f"General/{mode}": "true",
+            **({"General/max_host_memory_gib": str(args.host_gib)} if args.host_gib else {}),
         }
 
     @property
@@ -475,6 +476,7 @@ if __name__ == "__main__":
     parser.add_argument("--mode", choices=("ram", "disk"), required=True)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--options", required=True, help="JSON: of each model by its name")
+    parser.add_argument("--host-gib", type=float, help="RAM for models that are put aside")
     parser.add_argument("--log", type=argparse.FileType("a"), help="gets all that is said")
     parser.add_argument("--sleepers", default="", help="models whose engines can sleep")
     run_loop(serve(parser.parse_args()))

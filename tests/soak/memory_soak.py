@@ -37,6 +37,8 @@ LONGEST_WAIT_S = 20.0
 """No model keeps a request waiting for longer, whatever happens to the others."""
 MAX_WAIT_S = 0.5
 """The option of that name of all models."""
+HOST_GIB = 0.0025
+"""RAM for models put aside, where it is bounded: for the files of two of them."""
 PROGRESS_EVERY_S = 5.0
 SHOWN_LINES = 200
 _END_WITHIN_S = 60.0
@@ -73,11 +75,18 @@ class Phase:
         options = self._options()
         pinned = [name for name, given in options.items() if given.get("pinned")]
         sleepers = "".join(name for name in NAMES if self._random.random() < 0.5)
-        say(f"{MODES[self.mode]}: {json.dumps(options)}, engines of {sleepers or 'none'} can sleep")
+        bounded = ("--host-gib", str(HOST_GIB)) if self._random.random() < 0.4 else ()
+        if self.mode != "ram":
+            bounded = ()
+        say(
+            f"{MODES[self.mode]}{' within little RAM' if bounded else ''}: {json.dumps(options)}, "
+            f"engines of {sleepers or 'none'} can sleep"
+        )
         process = await Process.start(
             "tests.soak.memory_instance",
             *("--mode", self.mode, "--folder", str(folder), "--sleepers", sleepers),
             *("--options", json.dumps(options)),
+            *bounded,
             *(("--log", self._totals.log) if self._totals.log else ()),
         )
         try:
