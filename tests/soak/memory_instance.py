@@ -34,9 +34,11 @@ from common.memory.engine_mover import EngineMover
 from common.memory.engine_sleep import MoverLimits
 from common.memory.engine_ways import EngineOffloads, MachineFacts
 from common.memory.offload import OffloadError, RunningEngine
+from common.models.fetch import ModelFiles
+from common.models.memory import AvailableMemory, MemoryNeed
 from common.runtime import instance as instance_module
 from common.runtime import universal_memory as memory_module
-from common.runtime.app import AnySettings, ModelPlan
+from common.runtime.app import AnySettings, Inspection, ModelPlan
 from common.runtime.checking import check_parameters
 from common.runtime.console import Console
 from common.runtime.event_loop import run_loop
@@ -121,7 +123,8 @@ class TurningEngine(StubEngine):
     def offloads(
         self, plan: ModelPlan, settings: AnySettings, machine: MachineFacts
     ) -> EngineOffloads:
-        return EngineOffloads((Sleep(),)) if plan.name in self.sleepers else EngineOffloads()
+        ways = (Sleep(),) if plan.name in self.sleepers else ()
+        return EngineOffloads(asleep=ways, emptied=ways)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +139,12 @@ class TurningApp(StubApp):
 
     def preview_engine(self, settings: AnySettings, environ: Mapping[str, str]) -> StubEngine:
         return self.find_engine(settings, environ)
+
+    def inspect(
+        self, plan: ModelPlan, files: ModelFiles, settings: AnySettings, memory: AvailableMemory
+    ) -> Inspection:
+        # Something that stays of an engine is what makes it one that can be emptied.
+        return Inspection((), MemoryNeed(self.need_bytes, 0, asleep_by_gpu=(2**20,)))
 
 
 class CountedMover(EngineMover):
@@ -356,6 +365,9 @@ class Soaked:
                 await asyncio.wait_for(
                     self.instance.operations.unload(model.name), timeout=_SETTLED_S
                 )
+                await asyncio.wait_for(
+                    self._scheduler.end_process(model.name, "all is calm"), timeout=_SETTLED_S
+                )
             except (DeployError, asyncio.TimeoutError) as error:
                 found.append(f"{model.name} could not be unloaded when all was calm: {error!r}")
         await asyncio.sleep(0.1)
@@ -396,7 +408,12 @@ class Soaked:
             tier = self._scheduler.view(name).tier
             if (name in awake) != (tier is Tier.GPU):
                 found.append(f"{name} is in {tier.value}, and of {sorted(awake)} engines run")
-            is_kept = name in asleep or (moved.held is not None and moved.held.is_held)
+            is_emptied = moved.mover.keeps_process
+            if is_emptied and (tier is not Tier.DISK or name not in asleep):
+                found.append(f"{name} is in {tier.value}, and its engine counts as emptied")
+            is_kept = (name in asleep and not is_emptied) or (
+                moved.held is not None and moved.held.is_held
+            )
             if is_kept != (tier is Tier.CPU):
                 found.append(f"{name} is in {tier.value}, and kept in RAM: {is_kept}")
         return found
