@@ -177,6 +177,7 @@ class EngineRun:
         start_limits = StartLimits(
             limits.start_timeout_s,
             limits.no_progress_timeout_s,
+            probe_timeout_s=limits.start_probe_s,
             measure_interval_s=limits.measure_interval_s,
         )
         has_ended, late = await self._until_ended(

@@ -14,6 +14,7 @@ class SupervisorLimits:
     Attributes:
         start_timeout_s: A start may take so long in all; not counted while bytes move.
         no_progress_timeout_s: A start may stand still so long.
+        start_probe_s: One question to a starting engine.
         health_interval_s: Between two questions to a ready engine.
         health_timeout_s: One question.
         health_failures: So many unanswered in a row, with the engine doing nothing: it hangs.
@@ -26,6 +27,7 @@ class SupervisorLimits:
 
     start_timeout_s: float = 600.0
     no_progress_timeout_s: float = 120.0
+    start_probe_s: float = 5.0
     health_interval_s: float = 15.0
     health_timeout_s: float = 10.0
     health_failures: int = 4

@@ -365,6 +365,19 @@ async def test_a_hung_engine_that_nobody_waits_for_is_started_again_in_its_place
         assert [tier(running, name) for name in "ab"] == ["gpu", "gpu"]
 
 
+async def test_an_engine_that_stands_still_as_it_loads_is_started_again(tmp_path: Path) -> None:
+    soon = replace(QUICK.supervisor, start_probe_s=0.3, no_progress_timeout_s=1.5)
+    limits = replace(QUICK, supervisor=soon)
+    async with sharing(tmp_path, "a", SWAP, first="", limits=limits) as running:
+        await until(lambda: is_known(running, "a"))
+        asked = asyncio.ensure_future(ask(running, "a"))
+        await until(lambda: starts(tmp_path, "a"))
+        kill(running, "a", signal.SIGSTOP)
+        assert (await asked).status == 200
+        assert starts(tmp_path, "a") == 2
+        assert "it read nothing for" in running.said
+
+
 # A model that crashes again and again.
 
 
