@@ -11,7 +11,7 @@ from common.errors import DeployError
 from common.memory.contract import Bytes
 from common.runtime.hosted_model import HostedModel
 
-_ORDER_WAIT_S = 2.0
+_ORDER_WAIT_S = 5.0
 _LOOK_S = 0.05
 
 
@@ -33,7 +33,8 @@ class Preloading:
         self._models = tuple(models)
         self._capacity = capacity
         self._load = load
-        self._taken: set[str] = set()
+        # Those of which it is known whether they are loaded.
+        self._decided: set[str] = set()
         self._chosen: list[Bytes] = []
         self._loads: set[asyncio.Task[None]] = set()
 
@@ -45,8 +46,8 @@ class Preloading:
             needs: What it takes while it answers.
             is_asked: Whether it is loaded at the start; None: if it fits beside those before it.
         """
-        self._taken.add(name)
         if is_asked is False:
+            self._decided.add(name)
             return
         task = asyncio.ensure_future(self._choose(name, needs, is_asked=bool(is_asked)))
         self._loads.add(task)
@@ -69,6 +70,7 @@ class Preloading:
             sum(taken.get(pool, 0) for taken in chosen) <= size
             for pool, size in self._capacity().items()
         )
+        self._decided.add(name)
         if fits or is_asked:
             self._chosen.append(needs)
             # Whoever asks for the model is told the same; the console has it from the moves.
@@ -81,7 +83,8 @@ class Preloading:
         for model in self._models:
             if model.name == name:
                 return
-            while model.error is None and model.name not in self._taken:
-                if time.monotonic() >= until:
+            while model.error is None and model.name not in self._decided:
+                # With its supervisor it has all its files, and comes in a moment.
+                if model.supervisor is None and time.monotonic() >= until:
                     return
                 await asyncio.sleep(_LOOK_S)
