@@ -30,6 +30,7 @@ async def wait_with_heartbeats(
         Exception: Whatever `ready` raises.
     """
     task = asyncio.ensure_future(ready)
+    task.add_done_callback(_take_note)
     try:
         await asyncio.wait({task}, timeout=after_s)
         while not task.done():
@@ -40,3 +41,9 @@ async def wait_with_heartbeats(
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
+
+
+def _take_note(task: asyncio.Task[None]) -> None:
+    """Take note of an error that nobody may ask for: the client left in the moment of the failure."""
+    if not task.cancelled():
+        task.exception()
