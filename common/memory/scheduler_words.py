@@ -43,10 +43,13 @@ def too_late(
         timeout_s: How long it waited, in seconds.
     """
     models = tuple(models)
+    why = _why_not_ready(model, models, now)
+    if model.shortage and model.shortage not in why:
+        why = f"{why}; its last load failed ({model.shortage})"
     retry_s = min(MAX_RETRY_S, max(MIN_RETRY_S, expected_s(model, models, now)))
     return CapacityError(
         f'The model "{model.name}" was not ready within {round(timeout_s, 1):g} s: '
-        f"{_why_not_ready(model, models, now)}. Try again in {retry_s:.0f} s.",
+        f"{why}. Try again in {retry_s:.0f} s.",
         retry_after_s=retry_s,
     )
 

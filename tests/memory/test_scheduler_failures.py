@@ -75,6 +75,21 @@ def test_a_load_without_memory_is_tried_again_ever_more_rarely_while_its_request
     simulate(main())
 
 
+def test_a_wait_that_ends_during_a_second_try_is_told_why_the_first_failed() -> None:
+    async def main() -> None:
+        instance = Instance({"gpu0": 10})
+        a = instance.add("a")
+        a.steps.append(Step(0.0, error=CapacityError("Another process has it.")))
+        a.steps.append(Step(60.0))
+        request = instance.ask("a", timeout_s=5.0)
+        await finished(request)
+        assert "its load began 4.0 s ago" in str(request.error)
+        assert "its last load failed (Another process has it" in str(request.error)
+        await instance.close()
+
+    simulate(main())
+
+
 def test_a_model_without_memory_does_not_keep_others_from_theirs() -> None:
     async def main() -> None:
         instance = Instance({"gpu0": 10, "host": 100})

@@ -180,14 +180,14 @@ async def test_a_load_without_memory_gives_its_place_back_and_is_tried_again(
     taken = tmp_path / "taken"
     taken.write_text(OUT_OF_MEMORY)
     flags = {"b": ("--fail-while", str(taken))}
-    limits = replace(QUICK, load_wait_s=1.5)
+    limits = replace(QUICK, load_wait_s=3.0)
     async with sharing(
-        tmp_path, "ab", OFFLOAD, budget_gib=1.0, first="a", flags=flags, limits=limits
+        tmp_path, "ab", OFFLOAD, budget_gib=1.0, first="", flags=flags, limits=limits
     ) as running:
-        await running.ready("a")
+        await until(lambda: is_known(running, "a", "b"))
         asked = asyncio.ensure_future(ask(running, "b"))
         await until(lambda: "next try in" in running.said)
-        # Its place is not kept empty for it: the one that left for it is back at once.
+        # The place is not kept empty for it.
         assert (await ask(running, "a")).status == 200
         told = await asked
         assert told.status == 503
