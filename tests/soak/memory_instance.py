@@ -10,9 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import collections
-import dataclasses
 import functools
-import io
 import json
 import logging
 import os
@@ -20,9 +18,8 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-import aiohttp
 import psutil
 
 from common.engines.contract import EngineState
@@ -30,24 +27,17 @@ from common.engines.limits import SupervisorLimits
 from common.engines.state import BackoffPolicy
 from common.errors import DeployError
 from common.memory.contract import RESIDENT, Tier
-from common.memory.engine_mover import EngineMover
 from common.memory.engine_sleep import MoverLimits
-from common.memory.engine_ways import EngineOffloads, MachineFacts
-from common.memory.offload import OffloadError, RunningEngine
-from common.models.fetch import ModelFiles
-from common.models.memory import AvailableMemory, MemoryNeed
 from common.runtime import instance as instance_module
 from common.runtime import universal_memory as memory_module
-from common.runtime.app import AnySettings, Inspection, ModelPlan
 from common.runtime.checking import check_parameters
-from common.runtime.console import Console
 from common.runtime.event_loop import run_loop
 from common.runtime.instance import Instance
 from common.runtime.limits import InstanceLimits
-from common.runtime.memory_view import move_kind
 from common.runtime.stopping import StopRequest
-from tests.runtime.stub_app import StubApp, StubEngine
 from tests.soak.instance import OF_REQUESTS, NotingRecorder, ProblemLog, count_objects, say
+from tests.soak.memory_app import TurningApp
+from tests.soak.memory_counting import CountedMover, SoakConsole
 from tests.soak.memory_watch import Watch
 
 KEY = "key-of-the-soak-0123456789"
@@ -55,9 +45,6 @@ NAMES = ("a", "b", "c", "d")
 NEED = 2**30
 ROOM = 2
 """Models that the budget has room for."""
-SLEEPER_MIB = 200
-"""Of an engine that can sleep: beside it what the process keeps anyway is little."""
-_ENGINE = Path(__file__).with_name("turning_engine.py")
 _SETTLED_S = 20.0
 
 # Hung engines are found within 3 s; crashes are restarted at once, for ever.
@@ -80,126 +67,6 @@ LIMITS = InstanceLimits(
     heartbeat_after_s=0.2,
     heartbeat_every_s=0.2,
 )
-
-
-class Sleep:
-    """Implements `common.memory.offload.Offload`: the engine says itself that it sleeps."""
-
-    label = "sleep"
-
-    async def put_aside(self, engine: RunningEngine) -> None:
-        await self._ask(engine, "sleep")
-
-    async def bring_back(self, engine: RunningEngine) -> None:
-        await self._ask(engine, "wake")
-
-    async def _ask(self, engine: RunningEngine, what: str) -> None:
-        connector = aiohttp.UnixConnector(str(engine.address.socket_path))
-        try:
-            async with (
-                aiohttp.ClientSession(connector=connector) as session,
-                session.post(f"http://engine/{what}") as answer,
-            ):
-                await answer.read()
-        except aiohttp.ClientError as error:
-            raise OffloadError(f"it did not {what}: {error!r}") from error
-
-
-@dataclasses.dataclass(frozen=True)
-class TurningEngine(StubEngine):
-    """Runs `turning_engine`; those of some models can sleep with their process kept."""
-
-    folder: Path = Path()
-    sleepers: frozenset[str] = frozenset()
-
-    def command(self, plan: ModelPlan, settings: AnySettings) -> Any:
-        command = super().command(plan, settings)
-        argv = [sys.executable, "-I", "-S", str(_ENGINE), *command.argv[2:]]
-        argv += ["--name", plan.name, "--folder", str(self.folder)]
-        if plan.name in self.sleepers:
-            argv += ["--memory-mib", str(SLEEPER_MIB)]
-        return dataclasses.replace(command, argv=tuple(argv))
-
-    def offloads(
-        self, plan: ModelPlan, settings: AnySettings, machine: MachineFacts
-    ) -> EngineOffloads:
-        ways = (Sleep(),) if plan.name in self.sleepers else ()
-        return EngineOffloads(asleep=ways, emptied=ways)
-
-
-@dataclasses.dataclass(frozen=True)
-class TurningApp(StubApp):
-    """The app of the soak."""
-
-    folder: Path = Path()
-    sleepers: frozenset[str] = frozenset()
-
-    def find_engine(self, settings: AnySettings, environ: Mapping[str, str]) -> StubEngine:
-        return TurningEngine(self.flags, folder=self.folder, sleepers=self.sleepers)
-
-    def preview_engine(self, settings: AnySettings, environ: Mapping[str, str]) -> StubEngine:
-        return self.find_engine(settings, environ)
-
-    def inspect(
-        self, plan: ModelPlan, files: ModelFiles, settings: AnySettings, memory: AvailableMemory
-    ) -> Inspection:
-        # Something that stays of an engine is what makes it one that can be emptied.
-        return Inspection((), MemoryNeed(self.need_bytes, 0, asleep_by_gpu=(2**20,)))
-
-
-class CountedMover(EngineMover):
-    """Counts its moves, beside the scheduler and the telemetry.
-
-    Args:
-        counts: Gets them, by model and kind.
-        arguments: Of `EngineMover`.
-    """
-
-    def __init__(self, counts: collections.Counter[str], *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
-        self._counts = counts
-
-    async def move(self, to: Tier, *, ends_process: bool = False) -> Tier:
-        source = self.tier
-        try:
-            return await super().move(to, ends_process=ends_process)
-        finally:
-            if self.tier is not source:
-                self._counts[f"{self._supervisor.spec.name} {move_kind(source, self.tier)}"] += 1
-
-
-class SoakConsole(Console):
-    """Keeps what is said, and tells the recorder of every request's end."""
-
-    def __init__(self, recorder: NotingRecorder, log: TextIO | None) -> None:
-        super().__init__(io.StringIO())
-        self._log = log
-        self.lines: collections.deque[str] = collections.deque(maxlen=400)
-        self.is_debug = True
-        self._recorder = recorder
-        self._began = time.monotonic()
-
-    def _keep(self, text: str) -> None:
-        self.lines.append(self._write(text))
-
-    def _write(self, text: str) -> str:
-        line = f"{time.monotonic() - self._began:7.2f} {text}"
-        if self._log is not None:
-            self._log.write(line + "\n")
-        return line
-
-    def line(self, text: str) -> None:
-        self._keep(text)
-
-    def event(self, text: str) -> None:
-        self._keep(text)
-
-    def access(self, text: str) -> None:
-        self._write(text)
-        self._recorder.access(text)
-
-    def engine(self, model: str, text: str) -> None:
-        self._keep(f"{model}: {text}")
 
 
 class Soaked:
