@@ -483,6 +483,79 @@ def test_a_wait_that_takes_too_long_during_a_load_says_how_far_it_is() -> None:
     run(main)
 
 
+def test_a_model_that_need_not_give_way_any_more_serves_those_who_waited() -> None:
+    """The one who waited too long has gone, and no event but that opens the model again."""
+
+    async def main() -> None:
+        instance = Instance({"gpu0": 10, "host": 100})
+        a = instance.add("a", tier=GPU)
+        instance.add("b", policy=MemoryPolicy(max_wait_s=0.0))
+        long = instance.ask("a", 50.0)
+        await asyncio.sleep(2.0)
+        other = instance.ask("b")
+        await asyncio.sleep(1.0)
+        waiting = instance.ask("a", 1.0)
+        await asyncio.sleep(1.0)
+        assert waiting.served_at is None
+        other.client_leaves()
+        await finished(waiting)
+        assert waiting.served_at == pytest.approx(other.ended_at, abs=0.01)
+        await finished(long)
+        assert a.begun == []
+        await instance.close()
+
+    run(main)
+
+
+def test_a_load_that_is_dropped_is_cancelled_once() -> None:
+    """A second cancellation, at the next event, would break into its clearing up."""
+
+    async def main() -> None:
+        instance = Instance({"gpu0": 10, "host": 100})
+        a = instance.add("a")
+        instance.add("b")
+        a.steps.append(Step(100.0, clearing_s=3.0))
+        gone = instance.ask("a")
+        await asyncio.sleep(1.0)
+        other = instance.ask("b", 1.0)
+        gone.client_leaves()
+        for _ in range(4):
+            await asyncio.sleep(0.5)
+            instance.scheduler.changed("b")
+        assert a.is_moving
+        await finished(other)
+        assert other.served_at == pytest.approx(gone.ended_at + 3.0 + 2.0, abs=0.1)
+        await instance.close()
+
+    run(main)
+
+
+def test_when_to_come_again_counts_those_in_line_before_and_what_loads_took() -> None:
+    async def main() -> None:
+        instance = Instance({"gpu0": 10, "host": 100})
+        seconds = {GPU: 7.0, CPU: 1.0, DISK: 1.0}
+        instance.add("a", seconds=seconds)
+        instance.add("b", seconds=seconds)
+        instance.add("busy", seconds=seconds)
+        for name in ("a", "b", "busy"):  # each now knows that it takes 7 s
+            await finished(instance.ask(name, 0.0))
+            await asyncio.sleep(10.0)
+        long = instance.ask("busy", 15.0)
+        await asyncio.sleep(1.0)
+        first = instance.ask("a", timeout_s=3.0)
+        await asyncio.sleep(1.0)
+        second = instance.ask("b", timeout_s=1.0)
+        await finished(second, first)
+        assert isinstance(first.error, CapacityError)
+        assert isinstance(second.error, CapacityError)
+        assert first.error.retry_after_s == pytest.approx(7.0)
+        assert second.error.retry_after_s == pytest.approx(14.0)
+        await finished(long)
+        await instance.close()
+
+    run(main)
+
+
 def test_an_idle_model_is_put_aside_and_comes_back() -> None:
     async def main() -> None:
         instance = Instance({"gpu0": 10, "host": 100})
