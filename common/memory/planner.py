@@ -19,7 +19,7 @@ from __future__ import annotations
 from common.memory.contract import Bytes, ModelState, Move, Plan, Tier, World
 from common.memory.pools import Amounts, Ledger, amounts_text, extra
 from common.memory.turns import Turns, load_text, room_text
-from common.memory.victims import Group, Victim, Victims, is_unused
+from common.memory.victims import Group, Victim, Victims, idle_at, is_unused
 
 
 def plan(world: World) -> Plan:
@@ -89,9 +89,7 @@ class _Planning:
                 ledger.keep(extra(model.footprint, model.moving_to, Tier.GPU))
             return
         if ledger.can_begin(more) and ledger.can_stay(model.footprint, model.tier, Tier.GPU):
-            self._begin(model, Tier.GPU, load_text(model, self._world.now))
-            ledger.keep(model.footprint.gpu)
-            ledger.release(model.footprint.of(model.tier))
+            self._load(model)
             return
         if self._turns.wakes_never(model):
             self._stop_first(model)
@@ -103,7 +101,11 @@ class _Planning:
             victims = self._find(missing, model, is_overdue)
         if victims is not None:
             text = room_text(model, self._world.now)
-            self._make_room(victims, text, more, closes=is_overdue)
+            has_left = self._make_room(victims, text, more, closes=is_overdue)
+            if victims and has_left and ledger.can_begin(more):
+                # What is free now is kept for others, who will have what the victims leave.
+                ledger.release(more)
+                self._load(model)
         elif is_overdue:
             # Whatever becomes free is for it before it is for those behind it.
             ledger.keep(more)
@@ -116,14 +118,24 @@ class _Planning:
             self._look_again(moment)
         return victims
 
+    def _load(self, model: ModelState) -> None:
+        self._begin(model, Tier.GPU, load_text(model, self._world.now))
+        self._ledger.keep(model.footprint.gpu)
+        self._ledger.release(model.footprint.of(model.tier))
+
     def _stop_first(self, model: ModelState) -> None:
         if model.in_use == 0 and self._world.away:
             text = "it cannot be woken beside what it holds asleep, and is loaded anew"
             self._begin(model, Tier.DISK, text)
             self._ledger.release(model.footprint.cpu)
 
-    def _make_room(self, victims: list[Victim], text: str, more: Bytes, *, closes: bool) -> None:
-        """Have victims leave, and keep what they leave for the one that needs `more`."""
+    def _make_room(self, victims: list[Victim], text: str, more: Bytes, *, closes: bool) -> bool:
+        """Have victims leave, and keep what they leave for the one that needs `more`.
+
+        Returns:
+            Whether all of them begin to leave now.
+        """
+        has_left = True
         for victim in victims:
             self._ledger.release(victim.frees)
         self._ledger.keep(more)
@@ -132,10 +144,11 @@ class _Planning:
             model = victim.model
             if victim.group is Group.CANCEL:
                 self._cancelled.append(model.name)
-            elif model.in_use:
-                self._closed.add(model.name)
-            elif not self._put_aside(model, text) and closes:
-                self._closed.add(model.name)
+            elif model.in_use or not self._put_aside(model, text):
+                has_left = False
+                if closes:
+                    self._closed.add(model.name)
+        return has_left
 
     def _put_aside(self, model: ModelState, text: str) -> bool:
         """Have a model leave whose memory is released already.
@@ -187,7 +200,7 @@ class _Planning:
                 continue
             if model.policy.pinned or not is_unused(model):
                 continue
-            due = max(model.last_used, model.resident_since or 0.0) + limit
+            due = idle_at(model)
             if due > now:
                 self._look_again(due)
             elif self._victims.take(model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 
@@ -40,6 +41,13 @@ def resident_until(model: ModelState) -> float:
     return model.resident_since + min(max(model.load_s, MIN_RESIDENT_S), MAX_RESIDENT_S)
 
 
+def idle_at(model: ModelState) -> float:
+    """When a model that nobody uses is to be put aside, whether anyone waits or not."""
+    if model.policy.idle_offload_s is None:
+        return math.inf
+    return max(model.last_used, model.resident_since or 0.0) + model.policy.idle_offload_s
+
+
 class Victim:
     """One model that may give way.
 
@@ -61,8 +69,9 @@ class Victim:
             held = self.frees
             target = model.footprint.gpu
             self.frees = {pool: n - held.get(pool, 0) for pool, n in target.items()}
-        self.is_settled = group is Group.UNUSED and now >= resident_until(model)
-        self.is_settled = self.is_settled or group < Group.UNUSED
+        self.is_settled = group < Group.UNUSED or (
+            group is Group.UNUSED and now >= min(resident_until(model), idle_at(model))
+        )
         # By use where nobody has requests. Among busy ones by the time that they were loaded: the
         # last use changes while a closed one becomes empty, and the choice would with it, so that
         # each in turn would be opened again and none ever be empty.

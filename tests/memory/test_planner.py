@@ -227,6 +227,14 @@ def test_two_that_wait_do_not_count_on_the_same_memory() -> None:
     assert decided.closed == frozenset()
 
 
+def test_one_is_loaded_into_what_is_free_while_its_victims_leave_for_another() -> None:
+    """The first has had room made for it and waits for that; the second need not wait as well."""
+    leaving = model("a", GPU, 6, moving_to=DISK)
+    first = model("b", size=8, waited=40)  # takes what is free and what "a" and "c" leave
+    decided = plan(world(leaving, model("c", GPU, 2), first, model("d", size=2, waited=35)))
+    assert moves(decided) == {"c": DISK, "d": GPU}
+
+
 @pytest.mark.parametrize("load_s", [0.2, 10.0, 500.0])
 def test_one_that_was_just_loaded_keeps_its_place_for_a_while(load_s: float) -> None:
     """As long as its load took, between 1 and 30 seconds."""
@@ -468,6 +476,13 @@ def test_a_model_is_put_aside_when_nobody_used_it_for_long_enough() -> None:
 def test_a_model_that_is_used_is_not_idle(more: dict[str, int]) -> None:
     used = model("a", GPU, policy=MemoryPolicy(idle_offload_s=60.0))
     assert moves(plan(world(replace(used, **more)))) == {}  # type: ignore[arg-type]
+
+
+def test_an_idle_model_gives_way_though_it_was_just_loaded() -> None:
+    policy = MemoryPolicy(idle_offload_s=3.0)
+    idle = model("a", GPU, 8, policy=policy, resident_since=NOW - 5, load_s=20.0)
+    decided = plan(world(idle, model("b", waited=1)))
+    assert reason(decided, "a") == '"b" needs its place (a request waits, 1 s)'
 
 
 def test_one_that_was_loaded_and_never_used_is_idle_since_then() -> None:
