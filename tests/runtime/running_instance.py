@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import psutil
 
 from common.runtime.checking import check_parameters
 from common.runtime.console import Console
@@ -35,12 +36,19 @@ class Running:
         self.stop = stop
         self._console = console
         self._out = out
+        # Other tests' servers, and what is left of their processes until somebody asks for it.
+        self._others = frozenset(child.pid for child in psutil.Process().children(recursive=True))
 
     @property
     def said(self) -> str:
         """All that is on the console by now; a thread of its own writes there."""
         assert self._console.flush(5.0)
         return self._out.getvalue()
+
+    def processes(self) -> list[psutil.Process]:
+        """The engines and their guards, also those that ended and were not asked for their end."""
+        children = psutil.Process().children(recursive=True)
+        return [child for child in children if child.pid not in self._others]
 
     @property
     def url(self) -> str:
@@ -121,9 +129,10 @@ async def serving(
         environ=environ,
         limits=limits,
     )
+    started = Running(instance, stop, console, out)
     try:
         await instance.start()
-        yield Running(instance, stop, console, out)
+        yield started
     finally:
         await instance.close()
 

@@ -9,14 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from common.memory.engine_ways import CacheHooks, MachineFacts
 from common.memory.offload import RunningEngine
 from common.runtime import universal_memory
 from common.runtime.app import AnySettings, ModelPlan
-from common.runtime.instance import Instance
 from tests.runtime.running_instance import Running, until
 from tests.runtime.sharing_instance import OFFLOAD, QUICK, is_known, operate, sharing, tier
 from tests.runtime.stub_app import StubEngine
@@ -69,11 +67,13 @@ def held_bytes(running: Running, name: str) -> int:
     return held.held_bytes
 
 
-def nothing_is_left(temporary: Path, instance: Instance, locked_before: int) -> None:
+def nothing_is_left(temporary: Path, running: Running, locked_before: int) -> None:
     assert list(temporary.iterdir()) == []
-    assert psutil.Process().children(recursive=True) == []
+    assert running.processes() == []
     assert locked_kib() == locked_before
-    assert all(model.supervisor is None or not model.supervisor.pid for model in instance.models)
+    assert all(
+        model.supervisor is None or not model.supervisor.pid for model in running.instance.models
+    )
 
 
 async def test_after_the_memory_could_not_be_measured(
@@ -88,7 +88,7 @@ async def test_after_the_memory_could_not_be_measured(
         await until(lambda: running.stop.is_set)
         assert "no such driver" in running.said
         assert [running.status(name) for name in "ab"] == ["failed", "failed"]
-    nothing_is_left(temporary, running.instance, locked)
+    nothing_is_left(temporary, running, locked)
 
 
 @pytest.mark.parametrize("fails", ["before it has an engine", "as it is taken"])
@@ -141,4 +141,4 @@ async def test_after_one_of_the_models_failed(
     assert held_bytes(running, "a") == 0
     assert not is_mapped(weights)
     assert hooks.discarded == 1
-    nothing_is_left(temporary, running.instance, locked)
+    nothing_is_left(temporary, running, locked)

@@ -7,7 +7,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from common.engines.contract import EngineState
@@ -34,20 +33,15 @@ MOST_S = 3.0
 """An end takes 1.5 s for an engine that does not hear, and a moment for all else."""
 
 
-def processes() -> list[psutil.Process]:
-    """The engines and their guards; the tests' own helpers are no children of this process."""
-    return psutil.Process().children(recursive=True)
-
-
 async def abort(running: Running) -> float:
     """End the instance at once; return how long that took, in seconds."""
-    left = processes()
+    left = running.processes()
     assert left
     began = time.monotonic()
     await running.instance.close()
     took_s = time.monotonic() - began
     assert not [process for process in left if process.is_running()]
-    assert not processes()
+    assert not running.processes()
     return took_s
 
 

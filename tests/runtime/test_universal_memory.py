@@ -118,7 +118,7 @@ async def test_nothing_is_left_when_the_instance_ends_in_the_middle_of_a_move(
         await running.ready("a")
         waiting = asyncio.ensure_future(running.chat("b"))
         await until(lambda: running.status("b") == "loading")
-        children = psutil.Process().children(recursive=True)
+        children = running.processes()
         assert children
     assert not [child for child in children if child.is_running()]
     await asyncio.gather(waiting, return_exceptions=True)
