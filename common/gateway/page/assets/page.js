@@ -148,6 +148,8 @@ function wire() {
     event.preventDefault();
     send(chosenModel());
   });
+  // Until here the browser would have sent the form itself, which loads the page anew.
+  $("send").disabled = false;
   $("stop").addEventListener("click", stopAnswer);
   document.addEventListener("visibilitychange", keepPolling);
 }
