@@ -24,6 +24,7 @@ from typing import Any
 import aiohttp
 
 from common.engines.contract import EngineAddress
+from common.engines.engine_session import engine_session
 from common.memory.offload import RunningEngine
 from common.models.progress import render_gib
 
@@ -192,12 +193,7 @@ class _Slots:
     def __init__(self, address: EngineAddress, limit_s: float) -> None:
         self._base = address.base_url
         self._deadline = time.monotonic() + limit_s
-        connector: aiohttp.BaseConnector
-        if address.socket_path is not None:
-            connector = aiohttp.UnixConnector(path=str(address.socket_path), force_close=True)
-        else:
-            connector = aiohttp.TCPConnector(force_close=True)
-        self._session = aiohttp.ClientSession(connector=connector, headers=address.headers)
+        self._session = engine_session(address)
 
     async def __aenter__(self) -> _Slots:
         return self

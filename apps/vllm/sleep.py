@@ -24,6 +24,7 @@ from typing import Any, Literal
 import aiohttp
 
 from common.engines.contract import EngineAddress
+from common.engines.engine_session import engine_session
 from common.memory.offload import OffloadError, RunningEngine
 
 _ASKED_S = 10.0
@@ -124,12 +125,7 @@ class _Routes:
 
     def __init__(self, address: EngineAddress) -> None:
         self._base = address.base_url
-        connector: aiohttp.BaseConnector
-        if address.socket_path is not None:
-            connector = aiohttp.UnixConnector(path=str(address.socket_path), force_close=True)
-        else:
-            connector = aiohttp.TCPConnector(force_close=True)
-        self._session = aiohttp.ClientSession(connector=connector, headers=address.headers)
+        self._session = engine_session(address)
 
     async def __aenter__(self) -> _Routes:
         return self

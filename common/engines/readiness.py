@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from common.engines.contract import EngineAddress
+from common.engines.engine_session import engine_session
 from common.engines.process_tree import TreeUsage
 from common.engines.state import LivenessCount, LivenessLimits, StallClock, judge_liveness
 
@@ -43,19 +44,11 @@ class Answer(enum.Enum):
 
 
 class HealthProbe:
-    """Asks one engine's health path; a context manager that holds the HTTP session.
-
-    Every question is a connection of its own: engines close those that they promised to keep.
-    """
+    """Asks one engine's health path; a context manager that holds the HTTP session."""
 
     def __init__(self, address: EngineAddress, path: str) -> None:
         self._url = address.base_url + path
-        connector: aiohttp.BaseConnector
-        if address.socket_path is not None:
-            connector = aiohttp.UnixConnector(path=str(address.socket_path), force_close=True)
-        else:
-            connector = aiohttp.TCPConnector(force_close=True)
-        self._session = aiohttp.ClientSession(connector=connector, headers=address.headers)
+        self._session = engine_session(address)
 
     async def ask(self, timeout_s: float) -> Answer:
         """Ask once; never fails."""
